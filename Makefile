@@ -1,0 +1,62 @@
+# Every command of a working day. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# Until `teei init` writes a .env, everything runs in the sandbox's home; a variable that is set wins.
+ifeq ($(wildcard .env),)
+export TEEI_HOME ?= $(CURDIR)/.teei/sandbox
+export DAGSTER_HOME ?= $(TEEI_HOME)/dagster
+endif
+# Nothing here calls home.
+export DAGSTER_DISABLE_TELEMETRY := yes
+
+.PHONY: help setup demo dev test test-all lint format bench lock docs clean
+
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv from the lock file
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup ## sandbox, three companies, seven days, all 24 assets, then a table
+	@$(BIN)/teei demo
+
+dev: setup ## the sandbox and the Dagster UI together; Ctrl-C ends both
+	@$(BIN)/teei dev
+
+test: setup ## the tests that every change runs
+	@$(BIN)/pytest -n 2 -m 'not long'
+
+test-all: test ## and the long ones: daemons, browsers, what CI runs
+	@$(BIN)/pytest -n 2 -m long
+
+lint: setup ## style, types, and the rule that keeps dagster inside defs/
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup ## speed beside dlt and a bare floor, in one run; writes docs/benchmarks.json
+	@$(BIN)/python -m teei_ingest_tests.bench
+
+docs: setup ## write the generated pages and schemas anew
+	@$(BIN)/python -m teei_ingest.docs
+
+lock: setup ## resolve the newest versions that pyproject.toml allows
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --extra dev -o requirements.lock pyproject.toml
+
+clean: ## remove the sandbox's data and caches, not .venv
+	@rm -rf .teei/sandbox .pytest_cache .ruff_cache .mypy_cache
