@@ -1,0 +1,1 @@
+"""CSR data from seven systems, redacted before it is kept."""

@@ -1,0 +1,63 @@
+"""Volunteer hours logged in Goodera, with its impact metrics."""
+
+from teei_ingest.contracts.volunteer import ActivityType, VolunteerEvent
+from teei_ingest.streams.base import Between, Choice, PageNumber, Person, Stream
+
+STREAM = Stream(
+    name="goodera_volunteers",
+    system="goodera",
+    title="Volunteer hours logged in Goodera",
+    contract=VolunteerEvent,
+    path="/api/v1/activities",
+    params={"activity_type": "volunteering"},
+    records="data",
+    paging=PageNumber(more="pagination/hasMore"),
+    window=Between(),
+    source_id="id",
+    source_timestamp="updated_at",
+    person=Person(id="user_id", email="user_email?"),
+    names=("user_name?",),
+    mapping={
+        "activity_name": "name",
+        "activity_description": "description?",
+        "activity_type": Choice(
+            "type",
+            {
+                "skills": ActivityType.SKILLS_VOLUNTEERING,
+                "hands-on": ActivityType.HANDS_ON_VOLUNTEERING,
+                "virtual": ActivityType.VIRTUAL_VOLUNTEERING,
+                "board": ActivityType.BOARD_SERVICE,
+            },
+        ),
+        "hours_logged": "hours",
+        "activity_date": "date",
+        "nonprofit_name": "nonprofit?/name?",
+        "nonprofit_id": "nonprofit?/id?",
+        "cause_area": "cause_area?",
+        "sdg_goals": "sdg_goals?",
+        "verified": "verified?",
+        "impact_metrics": "impact_metrics?",
+        "tags": "tags?",
+        "location.country": "location?/country?",
+        "location.city": "location?/city?",
+    },
+    example={
+        "id": "g-1",
+        "user_id": "u-77",
+        "user_email": "kari.nordmann@acme.example",
+        "user_name": "Kari Nordmann",
+        "name": "Beach clean-up",
+        "description": "Cleaned the beach with Ola",
+        "type": "hands-on",
+        "hours": 3,
+        "date": "2024-01-15T09:00:00+01:00",
+        "nonprofit": {"id": "np-3", "name": "Clean Coast"},
+        "cause_area": "environment",
+        "verified": True,
+        "impact_metrics": {"beneficiaries": 40, "kg_waste": 120.5},
+        "tags": [],
+        "location": {"country": "NO", "city": "Bergen"},
+        "sdg_goals": [14],
+        "updated_at": "2024-01-16T08:00:00Z",
+    },
+)

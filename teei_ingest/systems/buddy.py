@@ -1,0 +1,17 @@
+"""Buddy: matches, check-ins and events (internal)."""
+
+from teei_ingest.systems.base import ApiKey, System
+
+SYSTEM = System(
+    name="buddy",
+    title="Buddy",
+    kind="internal",
+    url_variable="BUDDY_CONNECTOR_URL",
+    auth=ApiKey(header="Authorization", prefix="Bearer "),
+    tenant="company_id",
+    tenant_param="company_id",
+    max_page=200,
+    namespace="teei",
+    health_path="/health",
+    shared_credential="INTERNAL",
+)
