@@ -1,0 +1,104 @@
+"""What a stream that was materialized alone leaves for its events.
+
+Belongs here: one sealed file for each (company, stream, day) with a header and the wire's records, its
+replacement, its removal. Does not belong here: the file's format (`sealed.py`), what is done with the records.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from teei_ingest.errors import LandingError
+from teei_ingest.landing.sealed import attempt_of, read_sealed, write_sealed
+from teei_ingest.settings import Settings
+from teei_ingest.vault.files import os_errors, remove, remove_dead
+from teei_ingest.vault.keys import KeyRing
+
+SUFFIX = ".sealed"
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A landing that waits for its events."""
+
+    company: str
+    stream: str
+    day: date
+    attempt: str
+
+
+class Landing:
+    """The sealed files below `$TEEI_HOME/landing`. All methods raise LandingError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.folder = settings.home / "landing"
+        self._ttl_s = settings.landing_ttl_h * 3600
+
+    def write(
+        self,
+        ring: KeyRing,
+        company: str,
+        stream: str,
+        day: date,
+        meta: Mapping[str, Any],
+        records: Iterable[bytes],
+        *,
+        attempt: str,
+    ) -> None:
+        """Replace the day's landing. `meta` is JSON of counts, windows and versions, sealed like the rest."""
+        path = day_file(self.folder, company, stream, day)
+        head = json.dumps(dict(meta)).encode()
+        write_sealed(path, ring, chain([head], records), company=company, stream=stream, day=day, attempt=attempt)
+
+    def read(
+        self, ring: KeyRing, company: str, stream: str, day: date
+    ) -> tuple[dict[str, Any], Iterator[bytes]] | None:
+        """The meta and the records of a day; None if nothing landed. Commit nothing before the last record."""
+        path = day_file(self.folder, company, stream, day)
+        records = read_sealed(path, ring, company=company, stream=stream, day=day)
+        head = next(records, None)
+        return None if head is None else (json.loads(head), records)
+
+    def discard(self, company: str, stream: str, day: date, *, attempt: str | None = None) -> bool:
+        """Remove what was consumed; with `attempt`, only if no other attempt has landed since."""
+        path = day_file(self.folder, company, stream, day)
+        with os_errors(_failure):
+            return (attempt is None or attempt_of(path) == attempt) and remove(path)
+
+    def waiting(self) -> Iterator[Landed]:
+        """All landings, by company, stream and day; a damaged one is among them and fails when it is read."""
+        for path in sorted(self.folder.glob(f"*/*/*{SUFFIX}")):
+            attempt = attempt_of(path)
+            if attempt is not None:
+                yield Landed(path.parent.parent.name, path.parent.name, date.fromisoformat(path.stem), attempt)
+
+    def sweep(self, now: float | None = None) -> int:
+        """Remove what dead attempts left and what nobody consumed in time; the number of files."""
+        with os_errors(_failure):
+            return remove_dead(self.folder) + remove_old(self.folder, self._ttl_s, now)
+
+
+def day_file(folder: Path, company: str, stream: str, day: date) -> Path:
+    return folder / company / stream / f"{day.isoformat()}{SUFFIX}"
+
+
+def remove_old(folder: Path, ttl_s: float, now: float | None = None) -> int:
+    """Remove the sealed files below that are older; `now` in seconds since the epoch."""
+    oldest = (time.time() if now is None else now) - ttl_s
+    removed = 0
+    for path in folder.glob(f"*/*/*{SUFFIX}"):
+        try:
+            if path.stat().st_mtime < oldest:
+                removed += remove(path)
+        except FileNotFoundError:
+            continue
+    return removed
+
+
+def _failure(reason: str) -> LandingError:
+    return LandingError(f"the sealed files cannot be removed: {reason}")

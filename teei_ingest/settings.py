@@ -1,0 +1,236 @@
+"""The settings of this package, each documented once, in its field.
+
+Belongs here: what is read from the environment and is no credential of a source system, and the order in
+which the places are asked. Does not belong here: credentials (`vault/credentials.py`), companies
+(`companies.py`).
+
+A value comes from the first of these that has it; an empty value counts as absent:
+
+1. `.env` in the working folder, which overrides the environment, as it does in every Dagster command
+2. the environment
+3. `environment` in `$TEEI_HOME/sandbox.json`, which the sandbox writes and which marks a sandbox's home
+4. the default
+"""
+
+import base64
+import binascii
+import json
+import os
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+
+from teei_ingest.errors import SettingsError
+
+SANDBOX_MASTER_KEY = base64.b64encode(b"sandbox only, never in production"[:32]).decode()
+SANDBOX_FILE = "sandbox.json"
+
+_MAKE_A_KEY = """python3 -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())'"""
+
+
+def project_root() -> Path:
+    """The folder of `pyproject.toml`; the working folder where the package is installed without it."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
+def sandbox_home() -> Path:
+    """Where everything runs as long as nothing else is configured."""
+    return project_root() / ".teei" / "sandbox"
+
+
+def _words(value: Any) -> Any:
+    return tuple(value.lower().replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _absolute(value: Any) -> Any:
+    return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
+
+
+def _store_uri(value: Any) -> Any:
+    return value if "://" in str(value) else str(_absolute(value))
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+
+
+class Settings(BaseModel):
+    """All settings, typed. `Settings.load()` reads them; a field's alias is its variable."""
+
+    model_config = ConfigDict(
+        alias_generator=lambda name: f"TEEI_{name.upper()}",
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    home: AbsolutePath = Field(
+        description="Folder of all state. Default: `.teei/sandbox` in the project's folder as long as there "
+        "is no `.env`, else `.teei`."
+    )
+    store_uri: Annotated[str, BeforeValidator(_store_uri)] = Field(
+        default_factory=lambda data: str(data["home"] / "events"),
+        description="Where the event tables are: a folder, or a URI such as `s3://bucket/events`. "
+        "Default: `$TEEI_HOME/events`.",
+    )
+    dagster_home: AbsolutePath = Field(
+        default_factory=lambda data: data["home"] / "dagster",
+        alias="DAGSTER_HOME",
+        description="Dagster's own folder, absolute. Default: `$TEEI_HOME/dagster`.",
+    )
+    companies: AbsolutePath | None = Field(
+        default=None,
+        description="The registry of companies, a YAML file. Default in a sandbox's home: its companies.",
+    )
+    start_date: date = Field(
+        default=date(2024, 1, 1), description="First day (UTC) that can be materialized, YYYY-MM-DD."
+    )
+    master_key: SecretStr | None = Field(
+        default=None,
+        description="32 bytes in base64; wraps the companies' keys. Default in a sandbox's home alone: a "
+        f"published key. Make one with `{_MAKE_A_KEY}`.",
+    )
+    plaintext_hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        default=(),
+        description="Host names, separated by commas, that may be talked to over http. Loopback always may.",
+    )
+    proxy: SecretStr | None = Field(
+        default=None, description="URL of the HTTP proxy for all source systems. HTTP_PROXY is not read."
+    )
+    max_retries: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="Retries of a request after a connection error, a time-out, 408, 429 or 5xx.",
+    )
+    retry_initial_s: float = Field(default=1.0, ge=0, description="Seconds before the first retry; doubles.")
+    retry_max_s: float = Field(default=10.0, ge=0, description="Longest wait between two retries, seconds.")
+    retry_wait_limit_s: float = Field(
+        default=900.0,
+        ge=0,
+        description="Limit on the sum of all waits for one request, `Retry-After` included, seconds.",
+    )
+    connect_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to connect to a source system.")
+    read_timeout_s: float = Field(default=60.0, gt=0, description="Seconds without a byte until a read ends.")
+    max_response_mb: int = Field(default=64, gt=0, description="Largest response that is read, decompressed, in MiB.")
+    quarantine_ratio: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="Share of a partition's records that may be quarantined before the partition fails.",
+    )
+    quarantine_min: int = Field(
+        default=10, ge=1, description="A partition with fewer quarantined records never fails for them."
+    )
+    landing_ttl_h: float = Field(
+        default=72.0,
+        gt=0,
+        description="Hours that a landed stream waits for its events, then it goes.",
+    )
+    quarantine_ttl_d: float = Field(default=30.0, gt=0, description="Days that quarantined records are kept, sealed.")
+
+    _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @field_validator("master_key")
+    @classmethod
+    def _check_master_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            decode_master_key(value.get_secret_value())
+        return value
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read all settings; `environ` stands for the environment and `.env` together.
+
+        Raises SettingsError, which names variables and never a value.
+        """
+        env_file = Path(".env")
+        has_env_file = environ is None and env_file.is_file()
+        if environ is None:
+            environ = dict(os.environ)
+            if has_env_file:
+                environ |= _read_env_file(env_file)
+        given = {name: value for name, value in environ.items() if value.strip()}
+        default_home = project_root() / ".teei" if has_env_file else sandbox_home()
+        home = _absolute(given.get("TEEI_HOME", str(default_home)))
+        merged = _read_sandbox_file(home) | given | {"TEEI_HOME": str(home)}
+        try:
+            settings = cls.model_validate(merged)
+        except ValidationError as error:
+            problems = [f"{problem['loc'][0]}: {_reason(problem['msg'])}" for problem in error.errors()]
+        else:
+            settings._environ = merged
+            return settings
+        raise SettingsError("; ".join(problems))
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """All variables after merging, from which the credentials are read."""
+        return self._environ
+
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether the sandbox's published key is in force: in a sandbox's home, as long as no other is set."""
+        own_key = self.master_key is not None and self.master_key.get_secret_value() != SANDBOX_MASTER_KEY
+        return not own_key and (self.home == sandbox_home() or (self.home / SANDBOX_FILE).is_file())
+
+    def master_key_bytes(self) -> bytes:
+        """The 32 bytes of the master key. Raises SettingsError if there is none."""
+        if self.master_key is None and not self.is_sandbox:
+            raise SettingsError(f"set TEEI_MASTER_KEY, 32 bytes in base64; make one with: {_MAKE_A_KEY}")
+        text = self.master_key.get_secret_value() if self.master_key else SANDBOX_MASTER_KEY
+        if text == SANDBOX_MASTER_KEY and not self.is_sandbox:
+            raise SettingsError(f"TEEI_MASTER_KEY is the sandbox's published key; make one with: {_MAKE_A_KEY}")
+        return decode_master_key(text)
+
+
+def decode_master_key(text: str) -> bytes:
+    """32 bytes from base64. Raises ValueError without the text in it."""
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = None
+    if key is None:
+        raise ValueError(f"is not base64; make one with: {_MAKE_A_KEY}")
+    if len(key) != 32:
+        raise ValueError(f"has {len(key)} bytes instead of 32; make one with: {_MAKE_A_KEY}")
+    return key
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    try:
+        return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    except (OSError, UnicodeDecodeError):
+        pass
+    raise SettingsError(".env in the working folder cannot be read; it has to be a readable UTF-8 file")
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _read_sandbox_file(home: Path) -> dict[str, str]:
+    path = home / SANDBOX_FILE
+    try:
+        environment = json.loads(path.read_bytes())["environment"]
+        return {str(name): str(value) for name, value in environment.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise SettingsError(f"{path} is not a sandbox's file; remove it and start the sandbox again")

@@ -1,0 +1,1 @@
+"""Credentials of the source systems and the companies' keys; nothing that fetches or stores."""

@@ -1,0 +1,106 @@
+"""Files that nobody else may read and that are whole or absent.
+
+Belongs here: folders of mode 0700, files of mode 0600, atomic replacement, and the removal of what a killed
+process left behind. Does not belong here: what is in the files. The operating system's refusals become the
+caller's error: `failure` makes it from the reason ("No space left on device").
+"""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+Failure = Callable[[str], Exception]
+
+_TEMPORARY = ".tmp"
+
+
+@contextmanager
+def os_errors(failure: Failure) -> Iterator[None]:
+    """Raise `failure(reason)` for an OSError within."""
+    try:
+        yield
+        return
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    raise failure(reason) from None
+
+
+def private_folder(path: Path) -> Path:
+    """Create the folder and its missing parents, for this user alone."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    return path
+
+
+@contextmanager
+def replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]]:
+    """Write, with the function that this gives, what takes the place of `path` at the end, on disk.
+
+    After an error, which goes through, nothing has changed. The file is locked as long as it is written,
+    which tells it from one whose process died.
+    """
+    with os_errors(failure):
+        private_folder(path.parent)
+        temporary, descriptor = _open_locked(path)
+
+    def write(data: bytes) -> None:
+        rest = memoryview(data)
+        with os_errors(failure):
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+
+    try:
+        yield write
+        with os_errors(failure):
+            os.fsync(descriptor)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> bool:
+    """Whether there was such a file."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    _sync_folder(path.parent)
+    return True
+
+
+def remove_dead(folder: Path) -> int:
+    """Remove, in all folders below, what processes that no longer run were writing; the number of files."""
+    removed = 0
+    for path in folder.rglob(f".*{_TEMPORARY}"):
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def _open_locked(path: Path) -> tuple[Path, int]:
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # taken for dead between open and flock
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""A ring of keys for each company, wrapped by the master key.
+
+Belongs here: making, wrapping, opening and rewrapping keys. Does not belong here: what they are used for
+(`redact/`, `landing/`), and the master key itself (`settings.py`).
+
+Keys are independent and random, 32 bytes, AES-256-GCM-wrapped with (company id, purpose, version) as
+additional data, so that none can be put in another's place. One file a company, outside the data:
+`$TEEI_HOME/keys/<company id>.json`. A sandbox with the published master key derives them instead
+(HKDF-SHA-256, RFC 5869), so that its ids are the same for everybody.
+"""
+
+import base64
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from filelock import FileLock
+
+from teei_ingest.companies import Company
+from teei_ingest.errors import KeyringError
+from teei_ingest.settings import SANDBOX_MASTER_KEY, Settings, decode_master_key
+from teei_ingest.vault.files import Failure, os_errors, private_folder, replacing
+
+PURPOSES = ("pseudonym", "event_id", "seal", "quarantine", "suppression")
+
+_FORMAT = "teei-keys-1"
+_Keys = dict[tuple[str, int], bytes]
+
+
+class KeyRing:
+    """One company's keys, by purpose and version. Neither repr nor pickle shows them."""
+
+    def __init__(self, company_id: UUID, keys: Mapping[tuple[str, int], bytes]) -> None:
+        self.company_id = company_id
+        self._keys = dict(keys)
+        self._current = {purpose: max(v for p, v in keys if p == purpose) for purpose in PURPOSES}
+
+    @classmethod
+    def open(cls, settings: Settings, company: Company, *, create: bool = True) -> Self:
+        """Open the company's ring; the first time, make it.
+
+        With `create` false a missing ring is an error: right where the company has data already, which new
+        keys could not join. Raises KeyringError; SettingsError if there is no master key.
+        """
+        master = settings.master_key_bytes()
+        path = _path(settings, company.id)
+        with os_errors(_disk_failure(path)):
+            if not path.exists():
+                if not create:
+                    raise KeyringError(f"the keys are lost: restore {path}", company=company.slug)
+                with _lock(settings):
+                    if not path.exists():
+                        _write(path, company.id, _new_keys(settings, master, company.id), master)
+            return cls(company.id, _read(path, company.id, master))
+
+    def key(self, purpose: str, version: int | None = None) -> bytes:
+        """32 bytes; the newest version unless told. Raises KeyringError for one that is not there."""
+        key = self._keys.get((purpose, self.version(purpose) if version is None else version))
+        if key is None:
+            raise KeyringError(f"company {self.company_id} has no {purpose} key of version {version}")
+        return key
+
+    def version(self, purpose: str) -> int:
+        """The newest version."""
+        return self._current[purpose]
+
+    def __repr__(self) -> str:
+        return f"KeyRing({self.company_id}, {self._current})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a key ring is not pickled: open it where it is needed")
+
+
+def rewrap(settings: Settings, old_master: bytes, new_master: bytes) -> int:
+    """Wrap all rings of this home by a new master key; the keys, and so the data, stay as they are.
+
+    Rings that the new one wraps already are left alone, so a broken run is mended by another. Nothing is
+    written unless every ring opens. Returns the number of rings rewrapped. Raises KeyringError.
+    """
+    with os_errors(_disk_failure(_folder(settings))), _lock(settings):
+        rings: dict[Path, tuple[UUID, _Keys]] = {}
+        for path in sorted(_folder(settings).glob("*.json")):
+            company_id = _company_id(path)
+            document = _document(path)
+            if document["master"] != _master_id(new_master):
+                rings[path] = company_id, _unwrap(path, document, company_id, old_master)
+        for path, (company_id, keys) in rings.items():
+            _write(path, company_id, keys, new_master)
+        return len(rings)
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.home / "keys"
+
+
+def _path(settings: Settings, company_id: UUID) -> Path:
+    return _folder(settings) / f"{company_id}.json"
+
+
+def _lock(settings: Settings) -> FileLock:
+    return FileLock(private_folder(_folder(settings)) / ".lock", mode=0o600)
+
+
+def _company_id(path: Path) -> UUID:
+    try:
+        return UUID(path.stem)
+    except ValueError:
+        pass
+    raise KeyringError(f"{path} is no key ring: move it elsewhere")
+
+
+def _new_keys(settings: Settings, master: bytes, company_id: UUID) -> _Keys:
+    published = settings.is_sandbox and master == decode_master_key(SANDBOX_MASTER_KEY)
+    return {
+        (purpose, 1): (
+            HKDF(SHA256(), 32, salt=None, info=_aad(company_id, purpose, 1)).derive(master)
+            if published
+            else secrets.token_bytes(32)
+        )
+        for purpose in PURPOSES
+    }
+
+
+def _aad(company_id: UUID, purpose: str, version: int) -> bytes:
+    return f"{_FORMAT}\n{company_id}\n{purpose}\n{version}".encode()
+
+
+def _master_id(master: bytes) -> str:
+    """Tells a wrong master key from a damaged file; 64 bits say nothing about a random key."""
+    return HKDF(SHA256(), 8, salt=None, info=f"{_FORMAT}\nmaster".encode()).derive(master).hex()
+
+
+def _write(path: Path, company_id: UUID, keys: _Keys, master: bytes) -> None:
+    wrapped: dict[str, dict[str, str]] = {}
+    for (purpose, version), key in keys.items():
+        nonce = secrets.token_bytes(12)
+        box = nonce + AESGCM(master).encrypt(nonce, key, _aad(company_id, purpose, version))
+        wrapped.setdefault(purpose, {})[str(version)] = base64.b64encode(box).decode()
+    document = {
+        "format": _FORMAT,
+        "company_id": str(company_id),
+        "master": _master_id(master),
+        "keys": wrapped,
+    }
+    with replacing(path, _disk_failure(path)) as write:
+        write(json.dumps(document, indent=1).encode() + b"\n")
+
+
+def _read(path: Path, company_id: UUID, master: bytes) -> _Keys:
+    return _unwrap(path, _document(path), company_id, master)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+        if document["format"] == _FORMAT and isinstance(document["master"], str):
+            return dict(document)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise _damaged(path)
+
+
+def _unwrap(path: Path, document: dict[str, Any], company_id: UUID, master: bytes) -> _Keys:
+    keys: _Keys = {}
+    other_master = document["master"] != _master_id(master)
+    try:
+        for purpose, versions in document["keys"].items():
+            for version, box in versions.items():
+                raw = base64.b64decode(box, validate=True)
+                aad = _aad(company_id, purpose, int(version))
+                keys[purpose, int(version)] = AESGCM(master).decrypt(raw[:12], raw[12:], aad)
+        if {purpose for purpose, _ in keys} == set(PURPOSES):
+            return keys
+    except InvalidTag:
+        if other_master:
+            raise KeyringError(
+                f"{path} needs another master key: set TEEI_MASTER_KEY to the one that it was made with"
+            ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise _damaged(path)
+
+
+def _disk_failure(path: Path) -> Failure:
+    return lambda reason: KeyringError(f"{path}: {reason}")
+
+
+def _damaged(path: Path) -> KeyringError:
+    return KeyringError(f"{path} is damaged: restore it from its backup")
