@@ -1,0 +1,329 @@
+"""The redaction of a stream for a company: batches in the contract's types in, columns as they are kept out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from teei_ingest.contracts.base import ENVELOPE, VERSION, Kind, Leaf, leaves
+from teei_ingest.contracts.fields import DataClass
+from teei_ingest.contracts.stored import INSTANT, TEXT_AT_REST, arrow_schema, stored_type
+from teei_ingest.mapping.columns import NS_PER_DAY, Batch, Items
+from teei_ingest.mapping.plan import Plan
+from teei_ingest.redact import text
+from teei_ingest.redact.policy import Mode, Policy
+from teei_ingest.redact.tokens import EventIds, Pseudonyms, normalize_email, uuid_text
+from teei_ingest.vault.keys import KeyRing
+
+SALARY_BAND = 10_000
+
+
+@dataclass
+class Redacted:
+    """Rows as they are kept (`arrow_schema`), their ids (n × 16 bytes), and the rows that the guard stopped."""
+
+    rows: pa.RecordBatch
+    ids: np.ndarray
+    leaks: dict[int, str]  # position -> field in which something was left
+
+
+class Redactor:
+    """Redacts the batches of one stream of one company; tokens are cached over its life."""
+
+    def __init__(self, plan: Plan, company: str, company_id: str, tenant: str | None, ring: KeyRing, policy: Policy):
+        self._plan = plan
+        self._company = company
+        self._policy = policy
+        self._namespace = _namespace(plan)
+        self._pseudonyms = Pseudonyms(ring.key("pseudonym"), ring.version("pseudonym"))
+        self._ids = EventIds(ring.key("event_id"), company_id, plan.stream.name)
+        self._schema = arrow_schema(plan.stream.contract)
+        self._leaves = leaves(plan.stream.contract)
+        self._fixed = {
+            "event_type": plan.stream.contract.event_type,
+            "version": VERSION,
+            "stream": plan.stream.name,
+            "company": company,
+            "company_id": company_id,
+            "source_system": plan.stream.system,
+            "source_tenant_id": tenant,
+        }
+        self.wanted = frozenset(
+            leaf.key
+            for leaf in self._leaves
+            if any(policy.mode(one) is not Mode.REMOVE for one in leaf.nested or (leaf,))
+        )
+
+    def __call__(self, batch: Batch) -> Redacted:
+        own = _OwnNames(batch)
+        ids = self._ids(batch.source_id, batch.timestamp_ns)
+        moments = pa.array(batch.timestamp_ns // 1000, pa.int64()).cast(INSTANT)
+        days = pa.array((batch.timestamp_ns // NS_PER_DAY).astype(np.int32), pa.int32()).cast(pa.date32())
+        made: dict[str, Any] = {
+            "event_id": uuid_text(ids),
+            "timestamp": moments,
+            "day": days,
+            "source_timestamp": moments,
+            "source_id": self._source_id(batch),
+            "user_id": self._user_id(batch),
+            "external_user_id": self._persons(batch.person_id, self._leaf("external_user_id")),
+        }
+        inside: dict[str, dict[str, pa.Array]] = {}
+        for leaf in self._leaves:
+            if leaf.key in ENVELOPE or leaf.key in made or leaf.key in self._fixed:
+                continue
+            column = batch.columns.get(leaf.key)
+            if column is None:
+                column = pa.nulls(len(batch), stored_type(leaf))
+            elif isinstance(column, Items):
+                column = self._items(leaf, column, own)
+            else:
+                column = self._column(leaf, column, own, None)
+            if len(leaf.path) == 1:
+                made[leaf.key] = column
+            else:
+                inside.setdefault(leaf.path[0], {})[leaf.path[1]] = column
+        for name, parts in inside.items():
+            absent = pa.array(~batch.present[name])
+            kind = self._schema.field(name).type
+            made[name] = pa.StructArray.from_arrays(list(parts.values()), fields=list(kind), mask=absent)
+        columns = [
+            made[f.name] if f.name in made else pa.repeat(pa.scalar(self._fixed[f.name], f.type), len(batch))
+            for f in self._schema
+        ]
+        rows = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        return Redacted(rows, ids, self._guard(batch, made, inside, own))
+
+    def _leaf(self, key: str) -> Leaf:
+        return next(leaf for leaf in self._leaves if leaf.key == key)
+
+    # --- people -----------------------------------------------------------------------------------------------
+
+    def _persons(self, values: Sequence[str | None], leaf: Leaf) -> pa.Array:
+        return _mapped(values, self._personal(leaf))
+
+    def _personal(self, leaf: Leaf) -> Callable[[str], str | None]:
+        mode, names = self._policy.mode(leaf), self._pseudonyms
+        if mode is Mode.TOKENIZE:
+            return lambda value: names.person(self._namespace, value)
+        if mode is Mode.HASH:
+            return lambda value: names.hashed(self._namespace, value)
+        return (lambda value: text.MARK) if mode is Mode.MASK else (lambda value: None)
+
+    def _user_id(self, batch: Batch) -> pa.Array:
+        """Token of the email where there is one, else of the id."""
+        apply = self._personal(self._leaf("user_id"))
+        emails: dict[str | None, str | None] = {None: None}
+        for value in set(batch.person_email) - {None}:
+            emails[value] = apply(value) if normalize_email(value) is not None else None  # type: ignore[arg-type]
+        keys = batch.person_key if self._plan.person_key else batch.person_id
+        by_id: dict[str | None, str | None] = {None: None}
+        for value in set(keys) - {None}:
+            by_id[value] = apply(value)  # type: ignore[arg-type]
+        found = [emails[e] or by_id[k] for e, k in zip(batch.person_email, keys, strict=True)]
+        return pa.array(found, pa.string())
+
+    def _source_id(self, batch: Batch) -> pa.Array:
+        leaf = self._leaf("source_id")
+        if leaf.cls is DataClass.PERSON_REF:
+            return self._persons(batch.source_id, leaf)
+        return self._opaque_ids(pa.array(batch.source_id, pa.string()))
+
+    def _opaque_ids(self, values: pa.Array) -> pa.Array:
+        """Ids as they are, but one that is itself an address, a number to call or a national id is tokenized."""
+        suspect = text.possible(values)
+        if not pc.any(suspect).as_py():
+            return values
+        kept = values.to_pylist()
+        for row in np.flatnonzero(pc.fill_null(suspect, False).to_numpy(zero_copy_only=False)).tolist():
+            if text.is_identifier(kept[row]):
+                kept[row] = self._pseudonyms.person(self._namespace, kept[row])
+        return pa.array(kept, pa.string())
+
+    # --- columns ----------------------------------------------------------------------------------------------
+
+    def _items(self, leaf: Leaf, items: Items, own: _OwnNames) -> pa.Array:
+        rows = _parents(items.offsets)
+        parts = [self._column(nested, items.columns[nested.key], own, rows) for nested in leaf.nested]
+        struct = pa.StructArray.from_arrays(parts, fields=list(stored_type(leaf).value_type))
+        return pa.ListArray.from_arrays(items.offsets, struct)
+
+    def _column(self, leaf: Leaf, column: pa.Array, own: _OwnNames, rows: np.ndarray | None) -> pa.Array:
+        """A leaf as it is kept; `rows` says for each value which record it belongs to, None if one each."""
+        if leaf.many:
+            if self._policy.mode(leaf) is Mode.REMOVE:
+                return pa.nulls(len(column), stored_type(leaf))
+            offsets = _list_offsets(column)
+            flat = self._value(leaf, column.flatten(), own, _parents(offsets))
+            return pa.ListArray.from_arrays(offsets, flat)
+        return self._value(leaf, column, own, rows)
+
+    def _value(self, leaf: Leaf, values: pa.Array, own: _OwnNames, rows: np.ndarray | None) -> pa.Array:
+        mode = self._policy.mode(leaf)
+        if mode is Mode.REMOVE:
+            return pa.nulls(len(values), stored_type(leaf) if not leaf.many else stored_type(leaf).value_type)
+        if leaf.cls not in TEXT_AT_REST:
+            return self._opaque_ids(values) if is_opaque_id(leaf) else values
+        if mode is Mode.MASK:
+            return pc.if_else(values.is_valid(), pa.scalar(text.MARK), pa.scalar(None, pa.string()))
+        if mode is Mode.COARSEN:
+            return _coarse(leaf, values)
+        if mode is Mode.KEEP:
+            return values.cast(pa.string())
+        if mode is Mode.SCRUB:
+            return own.scrub(values.cast(pa.string()), rows)
+        if leaf.cls is DataClass.PERSON_REF:
+            return self._persons(values.to_pylist(), leaf)
+        space = leaf.extra.get("kind") or f"{leaf.cls.value}:{self._namespace}"
+        make = self._pseudonyms.person if mode is Mode.TOKENIZE else self._pseudonyms.hashed
+        return _mapped(values.cast(pa.string()).to_pylist(), lambda value: make(space, value))
+
+    # --- guard ------------------------------------------------------------------------------------------------
+
+    def _guard(
+        self, batch: Batch, made: dict[str, Any], inside: dict[str, dict[str, pa.Array]], own: _OwnNames
+    ) -> dict[int, str]:
+        """Rows in which a readable column still holds an identifier or the record's own full name."""
+        leaks: dict[int, str] = {}
+        for leaf in self._leaves:
+            if leaf.kind is Kind.MAP or (leaf.key in ENVELOPE and leaf.key != "source_id"):
+                continue
+            column = inside[leaf.path[0]][leaf.path[1]] if len(leaf.path) > 1 else made.get(leaf.key)
+            if column is None or column.null_count == len(column):
+                continue
+            if leaf.nested:
+                continue
+            if leaf.cls in (DataClass.DIRECT, DataClass.PERSON_REF, DataClass.DOCUMENT_REF):
+                continue
+            rows = None
+            if leaf.many:
+                rows, column = _parents(_list_offsets(column)), column.flatten()
+            if column.type != pa.string() or leaf.kind is Kind.ENUM:
+                continue
+            where = find_leaks(column) | own.full_names(column, rows, skip=is_opaque_id(leaf))
+            for at in where:
+                leaks.setdefault(int(rows[at]) if rows is not None else at, leaf.name)
+        return leaks
+
+
+def find_leaks(values: pa.Array) -> set[int]:
+    """Positions of the texts that hold a direct identifier."""
+    suspect = text.possible(values)
+    if not pc.any(suspect).as_py():
+        return set()
+    found: dict[str, bool] = {}
+    leaks = set()
+    for at in np.flatnonzero(pc.fill_null(suspect, False).to_numpy(zero_copy_only=False)).tolist():
+        value = values[at].as_py()
+        if value not in found:
+            found[value] = bool(text.kinds(value))
+        if found[value]:
+            leaks.add(at)
+    return leaks
+
+
+def is_opaque_id(leaf: Leaf) -> bool:
+    """Whether a public leaf is an id that the source made."""
+    return leaf.cls is DataClass.PUBLIC and leaf.kind is Kind.TEXT and leaf.path[-1].endswith("_id")
+
+
+class _OwnNames:
+    """The names that a batch's records say of people, to be found in the same record's labels."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._names = batch.names
+        self._full = {name for names in set(batch.names) for name in names if name}
+        self._words = {name: text.words(name) for name in self._full}
+
+    def _suspects(self, values: pa.Array) -> tuple[set[str], set[str]]:
+        """(names, words) of people that some text of the column shares."""
+        if not self._full:
+            return set(), set()
+        vocabulary: set[str] = set()
+        for value in pc.unique(values).to_pylist():
+            if value:
+                vocabulary |= text.words(value)
+        return {name for name, parts in self._words.items() if parts & vocabulary}, vocabulary
+
+    def scrub(self, values: pa.Array, rows: np.ndarray | None) -> pa.Array:
+        """Labels without identifiers and without the record's own names."""
+        suspect = text.possible(values)
+        names, vocabulary = self._suspects(values)
+        by_pattern = pc.any(suspect).as_py()
+        if not by_pattern and not names:
+            return values
+        made = values.to_pylist()
+        if by_pattern:
+            for at in np.flatnonzero(pc.fill_null(suspect, False).to_numpy(zero_copy_only=False)).tolist():
+                made[at] = text.scrub(made[at])
+        if names:
+            for at, value in enumerate(made):
+                if value is None:
+                    continue
+                mine = self._names[int(rows[at]) if rows is not None else at]
+                parts = {w for name in mine if name in names for w in self._words[name] & vocabulary}
+                if parts and parts & text.words(value):
+                    made[at] = text.scrub(value, [*(n for n in mine if n), *parts])
+        return pa.array(made, pa.string())
+
+    def full_names(self, values: pa.Array, rows: np.ndarray | None, *, skip: bool) -> set[int]:
+        """Positions of texts that hold a name of several words of the same record."""
+        if skip:
+            return set()
+        names, _ = self._suspects(values)
+        names = {name for name in names if len(self._words[name]) > 1}
+        if not names:
+            return set()
+        leaks = set()
+        for at, value in enumerate(values.to_pylist()):
+            if value is not None:
+                mine = self._names[int(rows[at]) if rows is not None else at]
+                folded = value.casefold()
+                if any(name in names and name.casefold() in folded for name in mine):
+                    leaks.add(at)
+        return leaks
+
+
+def _mapped(values: Sequence[str | None], make: Callable[[str], str | None]) -> pa.Array:
+    table: dict[str | None, str | None] = {None: None}
+    for value in set(values) - {None}:
+        table[value] = make(value)  # type: ignore[arg-type]
+    return pa.array([table[value] for value in values], pa.string())
+
+
+def _coarse(leaf: Leaf, values: pa.Array) -> pa.Array:
+    """A day to its month (`2019-08`), an amount to its band (`50000-59999`)."""
+    if leaf.kind is Kind.DAY:
+        return pc.strftime(values, format="%Y-%m")
+    if leaf.kind is Kind.DECIMAL:
+        bands = [None if v is None else int(v) // SALARY_BAND * SALARY_BAND for v in values.to_pylist()]
+        return pa.array([None if b is None else f"{b}-{b + SALARY_BAND - 1}" for b in bands], pa.string())
+    return pa.nulls(len(values), pa.string())
+
+
+def _list_offsets(column: pa.ListArray) -> pa.Array:
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    if column.null_count == 0:
+        return pa.array(ends)
+    return pa.array(ends, mask=np.append(column.is_null().to_numpy(zero_copy_only=False), False))
+
+
+def _parents(offsets: pa.Array) -> np.ndarray:
+    """For each value of a list column the row that it belongs to."""
+    ends = pc.fill_null(offsets, 0).to_numpy(zero_copy_only=False).copy()
+    if offsets.null_count:
+        for row in np.flatnonzero(offsets.is_null().to_numpy(zero_copy_only=False)).tolist()[::-1]:
+            ends[row] = ends[row + 1]
+    return np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+
+
+def _namespace(plan: Plan) -> str:
+    from teei_ingest.systems import all_systems
+
+    return all_systems()[plan.stream.system].namespace
