@@ -1,0 +1,446 @@
+"""One system as one company uses it: requests, their retries, and what a reply means.
+
+Belongs here: everything between a path with parameters and the bytes of a JSON reply. Does not belong here: paging
+(`read.py`), JSON (`mapping/`). Errors bear system, stream and company, never a body, a query or a secret.
+"""
+
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from functools import partial
+from http.client import HTTPException
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+import requests
+import tenacity
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from teei_ingest.errors import (
+    BadCredentials,
+    NotAllowed,
+    RateLimited,
+    SourceDown,
+    SourceError,
+    SourceMisbehaves,
+)
+from teei_ingest.extract.auth import BearerToken, KeyHeader
+from teei_ingest.extract.caller import Caller, Cancelled, UnsupportedFilter
+from teei_ingest.extract.quota import quota_for
+from teei_ingest.settings import Settings
+from teei_ingest.systems.base import ApiKey, System
+from teei_ingest.vault.credentials import SystemCredentials
+
+T = TypeVar("T")
+
+Sleep = Callable[[float, threading.Event], object]
+
+SANDBOX_HEADER = "X-TEEI-Sandbox"
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 3
+_CONNECTIONS = 32
+_OBJECT_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
+
+# At DEBUG it prints query strings, at WARNING whole addresses whose replies have odd headers.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+class _Temporary(Exception):
+    """A failure that may pass; `after` is the wait in seconds that the source asks for."""
+
+    def __init__(self, error: SourceError, after: float = 0.0) -> None:
+        super().__init__()
+        self.error = error
+        self.after = after
+
+
+class _Patience:
+    """When one request is made again: tenacity's `wait` and `stop`.
+
+    A wait that the source asks for costs no try; all waits together have a limit.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._failures = 0
+        self._waited = 0.0
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        failure = state.outcome.exception() if state.outcome else None
+        if isinstance(failure, _Temporary) and failure.after:
+            seconds = failure.after
+        else:
+            initial = self._settings.retry_initial_s
+            backoff = initial * 2.0**self._failures + random.uniform(0, initial)
+            seconds = min(backoff, self._settings.retry_max_s)
+            self._failures += 1
+        self._waited += seconds
+        return seconds
+
+    def stop(self, state: tenacity.RetryCallState) -> bool:
+        settings = self._settings
+        return self._failures > settings.max_retries or self._waited > settings.retry_wait_limit_s
+
+
+class Source:
+    """One system × company in a run; its streams share connections, token and quota, each in its own thread.
+
+    `clock` gives seconds since 1970; `sleep` waits for seconds or until the event is set. `requests` counts
+    all requests made, tokens and retries included.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        credentials: SystemCredentials,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Sleep = lambda seconds, cancel: cancel.wait(seconds),
+    ) -> None:
+        self.system = system
+        self.company = credentials.company
+        self.requests = 0
+        self._credentials = credentials
+        self._settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._is_sandbox = settings.is_sandbox
+        self._counting = threading.Lock()
+        self._quota = quota_for(system, credentials, settings, clock)
+        self._auth = (
+            KeyHeader(system.auth, credentials)
+            if isinstance(system.auth, ApiKey)
+            else BearerToken(system.auth, credentials, self._post_form, clock)
+        )
+        self._session = requests.Session()
+        self._session.trust_env = False
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS, max_retries=0)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+        self._adapter = adapter
+        proxy = settings.proxy.get_secret_value() if settings.proxy else None
+        self._send_options: dict[str, Any] = {
+            "stream": True,
+            "timeout": (settings.connect_timeout_s, settings.read_timeout_s),
+            "proxies": {"http": proxy, "https": proxy} if proxy else {},
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle connections and the quota's files."""
+        self._session.close()
+        self._quota.close()
+
+    def get(
+        self, path: str, params: Mapping[str, str], caller: Caller | None = None, *, filtered: bool = False
+    ) -> bytes:
+        """The body of a JSON object. `filtered` says that the parameters hold a SCIM filter.
+
+        Raises BadCredentials, NotAllowed, RateLimited, SourceDown, SourceMisbehaves, and UnsupportedFilter
+        if the filter is refused; Cancelled.
+        """
+        caller = caller or Caller()
+        tenant = self.system.tenant_param
+        account = {tenant: getattr(self._credentials, self.system.tenant)} if tenant else {}
+        request = self._prepared(path, caller)
+        address = request.url
+        request.url = f"{address}?{urlencode({**account, **params}, quote_via=quote)}"
+        try:
+            return self._authenticated(request, caller, filtered)
+        finally:
+            request.url = address
+
+    def authenticate(self, caller: Caller | None = None) -> None:
+        """Have a token, or a key; makes a request only if there is no token."""
+        self._auth.value(caller or Caller())
+
+    def check(self, path: str) -> int:
+        """The status of a path that needs no credentials; raises what `get` raises."""
+
+        caller = Caller()
+        request = requests.Request("GET", self._address(path), headers=self._headers()).prepare()
+
+        def attempt() -> int:
+            response = self._follow(request, caller, keyless=True)
+            response.close()
+            return response.status_code
+
+        return self._patiently(attempt, caller)
+
+    def error(self, kind: type[SourceError], message: str, caller: Caller) -> SourceError:
+        """An error of this source."""
+        return kind(message, system=self.system.name, stream=caller.stream, company=self.company)
+
+    def _address(self, path: str) -> str:
+        return self._credentials.base_url.rstrip("/") + path
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            "User-Agent": "teei-ingest",
+            **self.system.headers,
+        }
+
+    def _prepared(self, path: str, caller: Caller) -> requests.PreparedRequest:
+        """The caller's own request for a path, made once: preparing costs more than all else that we do."""
+        if path not in caller.prepared:
+            tenant = self.system.tenant_header
+            account = {tenant: getattr(self._credentials, self.system.tenant)} if tenant else {}
+            request = requests.Request("GET", self._address(path), headers={**self._headers(), **account})
+            caller.prepared[path] = request.prepare()
+        return caller.prepared[path]
+
+    def _authenticated(self, request: requests.PreparedRequest, caller: Caller, filtered: bool) -> bytes:
+        value = self._auth.value(caller)
+        request.headers[self._auth.header] = value
+        attempt = partial(self._get_once, request, caller, filtered)
+        try:
+            return self._patiently(attempt, caller)
+        except BadCredentials:
+            if not self._auth.renewable:
+                raise
+        request.headers[self._auth.header] = self._auth.value(caller, refused=value)
+        return self._patiently(attempt, caller)
+
+    def _post_form(self, path: str, form: Mapping[str, str], caller: Caller) -> bytes:
+        """The reply to a token request."""
+
+        def attempt() -> bytes:
+            response = self._exchange(request, caller, refusals=(400, 401))
+            return self._json(response, caller)
+
+        request = requests.Request("POST", self._address(path), data=form, headers=self._headers()).prepare()
+        return self._patiently(attempt, caller)
+
+    def _get_once(self, request: requests.PreparedRequest, caller: Caller, filtered: bool) -> bytes:
+        return self._json(self._follow(request, caller, filtered=filtered), caller)
+
+    def _follow(
+        self,
+        request: requests.PreparedRequest,
+        caller: Caller,
+        *,
+        filtered: bool = False,
+        keyless: bool = False,
+    ) -> requests.Response:
+        """The reply of status 200 at the end of redirects."""
+        for _ in range(1 + _MAX_REDIRECTS):
+            response = self._exchange(request, caller, filtered=filtered, keyless=keyless)
+            if response.status_code == 200:
+                return response
+            response.close()
+            request = self._redirected(request, response, caller)
+        raise self.error(SourceMisbehaves, "redirects again and again; check the base address", caller)
+
+    def _redirected(
+        self, request: requests.PreparedRequest, response: requests.Response, caller: Caller
+    ) -> requests.PreparedRequest:
+        """The same request for where the reply points to, which has to be the same host."""
+        url = str(request.url)
+        try:
+            target = urljoin(url, response.headers.get("Location", ""))
+            is_same = urlsplit(target)[:2] == urlsplit(url)[:2]
+        except ValueError:
+            is_same = False
+        if not is_same or "Location" not in response.headers:
+            raise self.error(
+                SourceMisbehaves,
+                "redirects to another host, which gets no credentials of ours; check the base address",
+                caller,
+            )
+        redirected = request.copy()
+        redirected.url = target
+        return redirected
+
+    def _patiently(self, attempt: Callable[[], T], caller: Caller) -> T:
+        """The first try is made without tenacity, which costs a tenth of a request."""
+        try:
+            return attempt()
+        except _Temporary as temporary:
+            failed = [temporary]
+
+        def again() -> T:
+            if failed:
+                raise failed.pop()
+            return attempt()
+
+        patience = _Patience(self._settings)
+        retrying = tenacity.Retrying(
+            wait=patience.wait,
+            stop=patience.stop,
+            retry=tenacity.retry_if_exception_type(_Temporary),
+            sleep=partial(self._pause, caller),
+            reraise=True,
+        )
+        try:
+            return retrying(again)
+        except _Temporary as temporary:
+            error = temporary.error
+        raise error
+
+    def _pause(self, caller: Caller, seconds: float) -> None:
+        self._sleep(seconds, caller.cancel)
+        self._go_on(caller)
+
+    def _go_on(self, caller: Caller) -> None:
+        if caller.cancel.is_set():
+            raise self.error(Cancelled, "cancelled", caller)
+
+    def _exchange(
+        self,
+        request: requests.PreparedRequest,
+        caller: Caller,
+        *,
+        refusals: tuple[int, ...] = (401,),
+        filtered: bool = False,
+        keyless: bool = False,
+    ) -> requests.Response:
+        """One request within the quota. Returns a reply whose body is unread: 200, or a redirect of a GET.
+
+        `refusals` are the statuses that mean bad credentials; a `keyless` request counts for no key's quota.
+        """
+        self._go_on(caller)
+        if not keyless and (blocked := self._quota.acquire(partial(self._pause, caller))):
+            raise _Temporary(self._rate_limited(caller), after=blocked)
+        response = self._send(request, caller)
+        status = response.status_code
+        try:
+            if self._is_sandbox and response.headers.get(SANDBOX_HEADER) != "1":
+                raise self.error(
+                    SourceMisbehaves,
+                    "does not answer as the sandbox, and the sandbox's credentials are for nothing else; "
+                    "start the sandbox, or set TEEI_HOME for a real deployment",
+                    caller,
+                )
+            self._share_limits(response)
+            if status == 200 or (status in _REDIRECTS and request.method == "GET"):
+                return response
+            raise self._refusal(response, caller, refusals, filtered)
+        except BaseException:
+            response.close()
+            raise
+
+    def _send(self, request: requests.PreparedRequest, caller: Caller) -> requests.Response:
+        with self._counting:
+            self.requests += 1
+        caller.requests += 1
+        try:
+            # Session.send would follow a redirect one step and read its body, however long.
+            return self._adapter.send(request, **self._send_options)
+        except requests.exceptions.SSLError:
+            problem = "cannot be trusted: its TLS certificate is not valid for this host, or it has none"
+        except requests.exceptions.ProxyError:
+            problem = "cannot be reached through TEEI_PROXY"
+        except (requests.exceptions.ConnectTimeout, requests.exceptions.ConnectionError):
+            problem = "cannot be reached, or hangs up"
+        except requests.exceptions.Timeout:
+            problem = f"does not answer within {self._settings.read_timeout_s:g} s (TEEI_READ_TIMEOUT_S)"
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
+            problem = ""
+        if not problem:
+            raise self.error(SourceMisbehaves, "does not speak HTTP as it should; check the base address", caller)
+        raise _Temporary(self.error(SourceDown, f"{problem}; try again later", caller))
+
+    def _share_limits(self, response: requests.Response) -> None:
+        headers = response.headers
+        if response.status_code == 429:
+            if after := self._asked_wait(headers):
+                self._quota.block(after)
+        elif headers.get("X-RateLimit-Remaining", "").strip() == "0" and (after := self._reset(headers)):
+            self._quota.block(after)
+
+    def _refusal(
+        self, response: requests.Response, caller: Caller, refusals: tuple[int, ...], filtered: bool
+    ) -> Exception:
+        """What a reply other than 200 means."""
+        status = response.status_code
+        if filtered and (status == 501 or (status == 400 and self._is_invalid_filter(response))):
+            return self.error(UnsupportedFilter, f"refuses the filter (status {status})", caller)
+        if status in refusals:
+            names = ", ".join(self.system.auth.credentials)
+            return self.error(BadCredentials, f"refuses {names} (status {status}); renew them", caller)
+        if status == 403:
+            return self.error(NotAllowed, "does not allow this (status 403); have access granted there", caller)
+        if status == 429:
+            return _Temporary(self._rate_limited(caller), after=self._asked_wait(response.headers))
+        if status == 408 or status >= 500:
+            error = self.error(SourceDown, f"answers with status {status}; try again later", caller)
+            return _Temporary(error, after=self._asked_wait(response.headers))
+        return self.error(
+            SourceMisbehaves,
+            f"answers with status {status}; check the base address, then ask the vendor",
+            caller,
+        )
+
+    def _rate_limited(self, caller: Caller) -> SourceError:
+        limit = self._settings.retry_wait_limit_s
+        return self.error(
+            RateLimited,
+            "the quota of this key is used up for longer than is waited "
+            f"(TEEI_RETRY_WAIT_LIMIT_S, {limit:g} s); try again later or have it raised",
+            caller,
+        )
+
+    def _asked_wait(self, headers: Mapping[str, str]) -> float:
+        """Seconds of `Retry-After` (RFC 9110, section 10.2.3), else until the limit is reset; 0 if none is asked."""
+        text = headers.get("Retry-After", "").strip()
+        if re.fullmatch(r"[0-9]{1,9}", text):
+            return float(text)
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - self._clock())
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return self._reset(headers)
+
+    def _reset(self, headers: Mapping[str, str]) -> float:
+        """Seconds until the source's window begins anew; some say it as a moment since 1970."""
+        text = headers.get("X-RateLimit-Reset", "").strip()
+        if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", text):
+            return 0.0
+        seconds = float(text)
+        return max(0.0, seconds - self._clock()) if seconds > 1e9 else seconds
+
+    def _is_invalid_filter(self, response: requests.Response) -> bool:
+        try:
+            return bool(re.search(rb'"invalidFilter"', response.raw.read(65536, decode_content=True)))
+        except (urllib3.exceptions.HTTPError, HTTPException, OSError):
+            return False
+
+    def _json(self, response: requests.Response, caller: Caller) -> bytes:
+        """The whole body, as far as can be seen without decoding it a JSON object."""
+        limit = self._settings.max_response_mb << 20
+        body: bytes | None = None
+        try:
+            body = response.raw.read(limit + 1, decode_content=True)
+        except (urllib3.exceptions.HTTPError, HTTPException, OSError):
+            pass
+        finally:
+            response.close()
+        if body is not None and len(body) > limit:
+            raise self.error(
+                SourceMisbehaves,
+                f"sends more than {self._settings.max_response_mb} MiB in one reply (TEEI_MAX_RESPONSE_MB)",
+                caller,
+            )
+        if body is not None and not _OBJECT_BEGINS.match(body):
+            what = "something that is not a JSON object" if body.strip() else "an empty body"
+            raise self.error(SourceMisbehaves, f"answers with {what}; check the base address", caller)
+        # Where neither a length nor chunks tell, and with a cut gzip stream, only the end of the text does.
+        if body is None or not body.rstrip().endswith(b"}"):
+            raise _Temporary(self.error(SourceDown, "its reply breaks off in the middle; try again later", caller))
+        return body

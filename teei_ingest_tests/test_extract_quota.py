@@ -1,0 +1,235 @@
+"""Quotas over processes, pauses, and waits that a source asks for."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyrate_limiter import Rate
+
+from teei_ingest.errors import RateLimited, SettingsError
+from teei_ingest.extract.caller import Caller, Cancelled
+from teei_ingest.extract.http import Source
+from teei_ingest.extract.quota import Quota
+from teei_ingest.systems.base import Quota as Allowance
+from teei_ingest.systems.base import System
+from teei_ingest_tests.extracting import (
+    SYSTEMS,
+    Answer,
+    Ask,
+    Clock,
+    Server,
+    credentials,
+    in_turn,
+    serving,
+    settings,
+)
+
+GOODERA = SYSTEMS["goodera"]
+OK = Answer.of({"data": []})
+
+
+def goodera(server: Server, home: Path, clock: Clock, system: System = GOODERA, **variables: object) -> Source:
+    given = settings(home, **variables)
+    return Source(system, credentials(system.name, server.url), given, clock=clock, sleep=clock.sleep)
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from pyrate_limiter import Rate
+from teei_ingest.extract.quota import Quota
+
+last = 0.0
+
+def clock():  # asked last when a request is granted
+    global last
+    last = time.time()
+    return last
+
+quota = Quota(Path(sys.argv[1]), [Rate(20, 2040)], clock)
+print("ready", flush=True)
+end = float(sys.stdin.readline())
+while time.time() < end and quota.acquire(time.sleep) == 0:
+    print(last)
+"""
+
+
+def test_three_processes_share_a_quota_and_use_it_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WORKER, str(tmp_path / "quota" / "q.sqlite")]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout
+        assert worker.stdout.readline() == "ready\n"
+    end = time.time() + 5.8
+    for worker in workers:
+        assert worker.stdin
+        worker.stdin.write(f"{end}\n")
+        worker.stdin.flush()
+    each = [[float(text) for text in worker.communicate(timeout=60)[0].split()] for worker in workers]
+    assert sum(map(bool, each)) > 1
+    taken = sorted(moment for moments in each for moment in moments)
+    for first, beyond in zip(taken, taken[20:], strict=False):
+        assert beyond - first > 2.0
+    assert sum(moment < end for moment in taken) >= 0.95 * 10 * 5.8
+
+
+def test_files_are_for_this_user_alone(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        quota = Quota(tmp_path / "quota" / "q.sqlite", [Rate(1, 1000)], time.time)
+        assert quota.acquire(time.sleep) == 0
+        quota.block(5)
+    finally:
+        os.umask(old)
+    folder = tmp_path / "quota"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = list(folder.iterdir())
+    assert len(files) >= 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    quota.close()
+
+
+def test_goodera_is_asked_a_hundred_times_a_minute(tmp_path: Path) -> None:
+    clock = Clock()
+    asked_at = []
+
+    def script(ask: Ask) -> Answer:
+        asked_at.append(clock.now)
+        return OK
+
+    with serving(script) as server:
+        first, second = goodera(server, tmp_path, clock), goodera(server, tmp_path, clock)
+        caller = Caller()
+        for number in range(301):
+            (first, second)[number % 2].get("/api/v1/activities", {}, caller)
+    for earlier, later in zip(asked_at, asked_at[100:], strict=False):
+        assert later - earlier > 60
+    assert asked_at[300] - asked_at[0] < 3 * 60 / 0.95
+
+
+def test_a_quota_is_counted_for_the_key(tmp_path: Path) -> None:
+    clock = Clock()
+    system = replace(GOODERA, quota=Allowance(2, 60))
+    with serving(lambda ask: OK) as server:
+        for key in ("one", "two"):
+            given = credentials("goodera", server.url, api_key=key)
+            source = Source(system, given, settings(tmp_path), clock=clock, sleep=clock.sleep)
+            source.get("/x", {})
+            source.get("/x", {})
+    assert clock.slept == []
+
+
+def test_retries_count_and_health_does_not(tmp_path: Path) -> None:
+    clock = Clock()
+    system = replace(GOODERA, quota=Allowance(2, 600))
+    with serving(in_turn(Answer(500), OK)) as server:
+        source = goodera(server, tmp_path, clock, system)
+        source.get("/x", {})
+        waited = sum(clock.slept)
+        assert source.check("/api/v1/health") == 200
+        assert sum(clock.slept) == waited < 3
+        source.get("/x", {})
+    assert sum(clock.slept) > 600
+
+
+def test_a_pause_between_requests(tmp_path: Path) -> None:
+    clock = Clock()
+    with serving(lambda ask: OK) as server:
+        for system, variable in (
+            (SYSTEMS["kintell"], "KINTELL_RATE_LIMIT_DELAY_MS"),
+            (GOODERA, "GOODERA_RATE_LIMIT_DELAY_MS"),
+        ):
+            clock.slept.clear()
+            source = goodera(server, tmp_path, clock, system, **{variable: 700})
+            for _ in range(3):
+                source.get("/x", {})
+            assert clock.slept == pytest.approx([0.701, 0.701], abs=0.002)
+
+
+def test_a_short_pause_leaves_the_quota_as_it_is(tmp_path: Path) -> None:
+    clock = Clock()
+    began = clock.now
+    system = replace(GOODERA, quota=Allowance(3, 60))
+    with serving(lambda ask: OK) as server:
+        source = goodera(server, tmp_path, clock, system, GOODERA_RATE_LIMIT_DELAY_MS=100)
+        for _ in range(4):
+            source.get("/x", {})
+    assert 60 < clock.now - began < 62
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "1.5", "999999999"])
+def test_a_malformed_pause_names_its_variable(tmp_path: Path, text: str) -> None:
+    with serving(lambda ask: OK) as server, pytest.raises(SettingsError, match="GOODERA_RATE_LIMIT_DELAY_MS"):
+        goodera(server, tmp_path, Clock(), GOODERA_RATE_LIMIT_DELAY_MS=text)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(429, headers={"Retry-After": "30"}),
+        Answer(429, headers={"X-RateLimit-Reset": "30"}),
+        Answer(429, headers={"X-RateLimit-Reset": str(int(Clock().now) + 30)}),
+        Answer(body=OK.body, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "30"}),
+    ],
+)
+@pytest.mark.parametrize("system", [GOODERA, SYSTEMS["kintell"]])
+def test_a_wait_that_a_source_asks_for_is_everybodys(tmp_path: Path, system: System, answer: Answer) -> None:
+    clock, elsewhere = Clock(), Clock()
+    with serving(in_turn(answer, OK)) as server:
+        goodera(server, tmp_path, clock, system).get("/x", {})
+        goodera(server, tmp_path, elsewhere, system).get("/x", {})
+        other = Clock()
+        given = credentials(system.name, server.url, api_key="another")
+        Source(system, given, settings(tmp_path), clock=other, sleep=other.sleep).get("/x", {})
+    assert elsewhere.slept == pytest.approx([30], abs=0.01)
+    assert other.slept == []
+
+
+def test_a_block_beyond_all_patience_ends_in_an_error_without_a_request(tmp_path: Path) -> None:
+    clock = Clock()
+    with serving(in_turn(Answer(429, headers={"Retry-After": "999999"}), OK)) as server:
+        source = goodera(server, tmp_path, clock)
+        for _ in range(2):
+            with pytest.raises(RateLimited):
+                source.get("/x", {})
+        assert len(server.asked) == 1
+        assert clock.slept == []
+        clock.now += 3601
+        assert source.get("/x", {}) == OK.body
+
+
+def test_a_wait_for_the_quota_can_be_cancelled(tmp_path: Path) -> None:
+    system = replace(GOODERA, quota=Allowance(1, 600))
+    with serving(lambda ask: OK) as server:
+        source = Source(system, credentials("goodera", server.url), settings(tmp_path))
+        caller = Caller()
+        source.get("/x", {}, caller)
+        threading.Timer(0.2, caller.cancel.set).start()
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            source.get("/x", {}, caller)
+        assert time.monotonic() - began < 5
+
+
+def _folder_is_a_file(folder: Path) -> None:
+    folder.write_text("")
+
+
+def _file_is_no_database(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "q.sqlite").write_bytes(b"no database" * 100)
+
+
+@pytest.mark.parametrize("damage", [_folder_is_a_file, _file_is_no_database])
+def test_files_that_cannot_be_used_are_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    damage(tmp_path / "quota")
+    with pytest.raises(SettingsError, match="TEEI_HOME") as raised:
+        Quota(tmp_path / "quota" / "q.sqlite", [Rate(1, 1000)], time.time)
+    assert raised.value.__context__ is None
