@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -15,9 +14,6 @@ import msgspec
 from teei_ingest.contracts.fields import instant_ns
 from teei_ingest.errors import SourceMisbehaves
 from teei_ingest.mapping.plan import Plan
-
-# Stands for a record in a page whose records differ from the type: the record-wise way decides about it.
-Refused = None
 
 
 class Unreadable(SourceMisbehaves):
@@ -47,30 +43,22 @@ class Page:
         return len(self.body)
 
     @property
-    def ids(self) -> list[str]:
-        """Source ids of the records that have one."""
-        get = attrgetter(".".join(self.plan.attributes[self.plan.source_id.keys]))
-        return [get(row) for row in self.rows if row is not None]
+    def versions(self) -> list[tuple[str, str]]:
+        """Source id and timestamp, as sent, of the records that have both."""
+        return [self.plan.version_of(row) for row in self.rows if row is not None]
 
     @property
     def fingerprint(self) -> int:
         """Equal for pages with the same ids and timestamps in the same order."""
-        attributes = self.plan.attributes
-        get = attrgetter(
-            ".".join(attributes[self.plan.source_id.keys]), ".".join(attributes[self.plan.source_timestamp.keys])
-        )
-        if Refused in self.rows:
-            return hash(self.body)
-        return hash(tuple(map(get, self.rows)))
+        return hash(self.body) if None in self.rows else hash(tuple(self.versions))
 
     @property
     def last_timestamp_ns(self) -> int | None:
         """Source timestamp of the last record that has a valid one, in nanoseconds since 1970."""
-        get = attrgetter(".".join(self.plan.attributes[self.plan.source_timestamp.keys]))
         for row in reversed(self.rows):
             try:
                 if row is not None:
-                    return instant_ns(get(row))
+                    return instant_ns(self.plan.version_of(row)[1])
             except ValueError:
                 continue
         return None
@@ -121,7 +109,7 @@ class Decoder:
         try:
             return self._record.decode(raw)
         except (msgspec.DecodeError, RecursionError):  # a ValidationError is one, too
-            return Refused
+            return None  # the record-wise way decides about it
 
     def _wrap(self, body: bytes, reply: Any, rows: list[Any]) -> Page:
         page = Page(body, rows, self._plan)

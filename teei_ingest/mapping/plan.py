@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -73,6 +74,7 @@ class Plan:
     page: type[msgspec.Struct]
     raw_page: type[msgspec.Struct]
     attributes: Mapping[tuple[str, ...], tuple[str, ...]]  # wire keys -> attribute names in `record`
+    version_of: Callable[[Any], tuple[str, str]]  # source id and timestamp of a `record`, as sent
 
 
 def parse(path: str) -> tuple[tuple[str, ...], bool]:
@@ -259,4 +261,5 @@ def compile_stream(stream: Stream) -> Plan:
         page=_page(stream, record),
         raw_page=_page(stream, msgspec.Raw),
         attributes=attributes,
+        version_of=attrgetter(*(".".join(attributes[slot.keys]) for slot in (source_id, source_timestamp))),
     )

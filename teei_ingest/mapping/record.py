@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from teei_ingest.contracts.base import Kind, Leaf
+from teei_ingest.contracts.base import Kind, Leaf, leaves
 from teei_ingest.contracts.fields import instant_ns
 from teei_ingest.mapping.plan import Field, Plan, Slot, parse
 from teei_ingest.streams.base import Choice, Constant, Derived
@@ -107,6 +107,10 @@ class RecordMapper:
         self._fixed = {"source_system": plan.stream.system, "company_id": company_id}
         if "source_tenant_id" in plan.stream.contract.model_fields:
             self._fixed["source_tenant_id"] = tenant or ""
+        self._names: dict[str, str] = {}
+        for leaf in leaves(plan.stream.contract):
+            self._names[leaf.key] = leaf.name
+            self._names |= {f"{leaf.key}.{nested.key}": f"{leaf.name}.{nested.name}" for nested in leaf.nested}
 
     def __call__(self, raw: bytes) -> Accepted | Broken:
         """The event in `raw`, one JSON object, or why there is none."""
@@ -115,8 +119,8 @@ class RecordMapper:
         except _Breach as breach:
             return breach.broken
         except ValidationError as error:
-            where, rule = _first(error)
-        return Broken(where, rule)
+            broken = _first(error, self._names)
+        return broken
 
     def timestamp_ns(self, raw: bytes) -> int | None:
         """The source timestamp of a record that may be broken elsewhere; None if it has no valid one."""
@@ -156,7 +160,7 @@ class RecordMapper:
                 **self._fixed,
                 "source_id": source_id,
                 "source_timestamp": timestamp,
-                "user_id": person[1] or key or person[0],
+                "user_id": person[1] or person[0] or key,
                 "external_user_id": person[0],
             }
         )
@@ -224,8 +228,10 @@ def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _first(error: ValidationError) -> tuple[str, str]:
-    """(field path, rule) of the first breach; positions in lists and keys of maps are left out, being data."""
+def _first(error: ValidationError, names: Mapping[str, str]) -> Broken:
+    """The first breach; positions in lists and keys of maps are left out, being data."""
     found = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    where = ".".join(part for part in found["loc"] if isinstance(part, str) and part.isidentifier())
-    return where or "record", found["type"]
+    path = [part for part in found["loc"] if isinstance(part, str)]
+    while path and ".".join(path) not in names:
+        path.pop()
+    return Broken(names.get(".".join(path), "record"), found["type"])

@@ -121,7 +121,9 @@ class Redactor:
         emails: dict[str | None, str | None] = {None: None}
         for value in set(batch.person_email) - {None}:
             emails[value] = apply(value) if normalize_email(value) is not None else None  # type: ignore[arg-type]
-        keys = batch.person_key if self._plan.person_key else batch.person_id
+        keys = batch.person_id
+        if self._plan.person_key:
+            keys = [known or key for known, key in zip(keys, batch.person_key, strict=True)]
         by_id: dict[str | None, str | None] = {None: None}
         for value in set(keys) - {None}:
             by_id[value] = apply(value)  # type: ignore[arg-type]
@@ -148,7 +150,7 @@ class Redactor:
     # --- columns ----------------------------------------------------------------------------------------------
 
     def _items(self, leaf: Leaf, items: Items, own: _OwnNames) -> pa.Array:
-        rows = _parents(items.offsets)
+        rows = parents(items.offsets)
         parts = [self._column(nested, items.columns[nested.key], own, rows) for nested in leaf.nested]
         struct = pa.StructArray.from_arrays(parts, fields=list(stored_type(leaf).value_type))
         return pa.ListArray.from_arrays(items.offsets, struct)
@@ -159,7 +161,7 @@ class Redactor:
             if self._policy.mode(leaf) is Mode.REMOVE:
                 return pa.nulls(len(column), stored_type(leaf))
             offsets = _list_offsets(column)
-            flat = self._value(leaf, column.flatten(), own, _parents(offsets))
+            flat = self._value(leaf, column.flatten(), own, parents(offsets))
             return pa.ListArray.from_arrays(offsets, flat)
         return self._value(leaf, column, own, rows)
 
@@ -202,7 +204,7 @@ class Redactor:
                 continue
             rows = None
             if leaf.many:
-                rows, column = _parents(_list_offsets(column)), column.flatten()
+                rows, column = parents(_list_offsets(column)), column.flatten()
             if column.type != pa.string() or leaf.kind is Kind.ENUM:
                 continue
             where = find_leaks(column) | own.full_names(column, rows, skip=is_opaque_id(leaf))
@@ -314,7 +316,7 @@ def _list_offsets(column: pa.ListArray) -> pa.Array:
     return pa.array(ends, mask=np.append(column.is_null().to_numpy(zero_copy_only=False), False))
 
 
-def _parents(offsets: pa.Array) -> np.ndarray:
+def parents(offsets: pa.Array) -> np.ndarray:
     """For each value of a list column the row that it belongs to."""
     ends = pc.fill_null(offsets, 0).to_numpy(zero_copy_only=False).copy()
     if offsets.null_count:

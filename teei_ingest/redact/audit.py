@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import date
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -98,7 +99,7 @@ def _leaf(
 
 
 def _scalar(bound: float, values: pa.Array) -> pa.Scalar:
-    return pa.scalar(int(bound)).cast(values.type)
+    return pa.scalar(Decimal(int(bound)) if pa.types.is_decimal(values.type) else bound, values.type)
 
 
 def _where(field: str, rule: str, breach: pa.Array, rows: np.ndarray | None) -> Iterator[tuple[str, str, np.ndarray]]:

@@ -112,11 +112,11 @@ Source = str | Choice | Derived | Constant
 
 @dataclass(frozen=True)
 class Person:
-    """Whom a record is about: by email where it has one, else by the id in the system's namespace."""
+    """Whom a record is about: by email where it has one, else by the id in the system's namespace, else by `key`."""
 
     id: str | Derived
     email: str | Derived | None = None
-    key: str | None = None  # the id that identifies the person where it is not `id`, which is what others call them
+    key: str | None = None
 
 
 @dataclass(frozen=True)

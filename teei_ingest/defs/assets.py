@@ -1,0 +1,140 @@
+"""The assets: one subsettable multi-asset for each stream, for the stream and its redacted events.
+
+Both selected: records go from the page to the table in memory. The stream alone leaves its records sealed, the
+events alone take what was left, or fetch. Good days are recorded one by one and the failure comes last, so that a
+bad day neither takes back nor skips another's.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from teei_ingest.contracts.base import VERSION
+from teei_ingest.defs import catalog, checks
+from teei_ingest.defs.partitions import by_company, key
+from teei_ingest.defs.resources import IngestResource, StoreResource
+from teei_ingest.errors import TeeiError
+from teei_ingest.pipeline.days import windows
+from teei_ingest.pipeline.ingest import Outcome, Partition
+from teei_ingest.settings import Settings
+from teei_ingest.streams.base import Stream
+
+
+def assets_for(stream: Stream, partitions_def: dg.PartitionsDefinition[Any], settings: Settings) -> dg.AssetsDefinition:
+    """The multi-asset of a stream."""
+
+    @dg.multi_asset(
+        name=stream.name,
+        specs=catalog.specs(stream, settings),
+        check_specs=checks.specs(stream, partitions_def),
+        partitions_def=partitions_def,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+        op_tags={"system": stream.system},
+    )
+    def materialize(context: dg.AssetExecutionContext, ingest: IngestResource, store: StoreResource) -> Iterator[Any]:
+        yield from _materialize(context, stream, ingest, store)
+
+    return materialize
+
+
+def _materialize(
+    context: dg.AssetExecutionContext, stream: Stream, ingest: IngestResource, store: StoreResource
+) -> Iterator[Any]:
+    requested = by_company(context.partition_keys)
+    if not requested:
+        raise dg.Failure("the partition range is empty: it begins after its end, or no company lies in it")
+    selected = {asset.to_user_string() for asset in context.selected_asset_keys}
+    failed: dict[str, TeeiError] = {}
+    for company, days in requested.items():
+        outcome = Outcome()
+        problem: TeeiError | None = None
+        try:
+            work = ingest.ingest(stream.name, company, context.run.run_id)
+            outcome = _run(work, ingest, stream, days, selected)
+        except TeeiError as error:
+            problem = error
+        if problem is not None:
+            failed.update(dict.fromkeys((key(company, day) for day in days), problem))
+            continue
+        for partition in outcome.good:
+            for asset in sorted(selected):
+                yield _materialization(asset, company, stream, partition, outcome, work.policy.version)
+        yield from checks.evaluate(context, stream, work, store.store, outcome.good, stored=stream.events in selected)
+        for partition in outcome.bad:
+            assert partition.error is not None
+            failed[key(company, partition.day)] = partition.error
+        context.log.info(_summary(stream, company, outcome))
+    if failed:
+        raise dg.Failure(
+            description=_failure(failed),
+            metadata={partition_key: f"{error.code}: {error}" for partition_key, error in sorted(failed.items())},
+            allow_retries=False,
+        )
+
+
+def _run(work: Any, ingest: IngestResource, stream: Stream, days: list[date], selected: set[str]) -> Outcome:
+    spans = windows(days)
+    started = ingest.started(stream.name, spans[0]) if len(spans) == 1 else None
+    chosen: Callable[..., Outcome]
+    if stream.name not in selected:
+        chosen = work.events
+    elif stream.events not in selected:
+        chosen = work.stream
+    else:
+        chosen = work.both
+    return chosen(days, started)
+
+
+def _materialization(
+    asset: str, company: str, stream: Stream, partition: Partition, outcome: Outcome, policy: str
+) -> dg.AssetMaterialization:
+    metadata: dict[str, Any] = {
+        "window": str(partition.window),
+        "requests": partition.requests,
+        "pages": partition.pages,
+        "fetched": partition.fetched,
+        "kept": partition.kept,
+        "quarantined": partition.quarantined,
+        "duplicates": partition.duplicates,
+        "suppressed": partition.suppressed,
+        "out_of_window": partition.out_of_window,
+        "late": partition.late,
+        "unlisted_values": partition.unlisted,
+        "seconds": round(outcome.seconds, 3),
+        "contract": f"{stream.contract.__name__} {VERSION}",
+    }
+    if partition.lag_s is not None:
+        metadata["lag"] = dg.MetadataValue.float(partition.lag_s)
+    if not partition.filtered_by_source:
+        metadata["filter"] = "refused by the source; everything was read and filtered here"
+    if asset == stream.events:
+        metadata |= {
+            "carried": partition.carried,
+            "dagster/row_count": partition.kept + partition.carried,
+            "read_from": "landing" if partition.from_landing else "source",
+            "policy_version": policy,
+        }
+    else:
+        metadata["dagster/row_count"] = partition.fetched
+    return dg.AssetMaterialization(asset, partition=key(company, partition.day), metadata=metadata)
+
+
+def _summary(stream: Stream, company: str, outcome: Outcome) -> str:
+    good = outcome.good
+    kept, fetched = sum(p.kept for p in good), sum(p.fetched for p in good)
+    bad = f", {len(outcome.bad)} failed" if outcome.bad else ""
+    return (
+        f"{stream.name} {company}: {len(good)} days, {fetched} fetched, {kept} kept, "
+        f"{sum(p.quarantined for p in good)} quarantined{bad}, {outcome.seconds:.2f} s"
+    )
+
+
+def _failure(failed: dict[str, TeeiError]) -> str:
+    """One line: which partitions, and why."""
+    reasons = {f"{error}" for error in failed.values()}
+    keys = sorted(failed)
+    shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    return f"{len(keys)} partitions failed and keep what they had: {shown}: {'; '.join(sorted(reasons)[:3])}"

@@ -1,0 +1,43 @@
+"""All definitions, from the streams that there are; the one place where a test puts other resources in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from teei_ingest.defs import assets, jobs, sensors
+from teei_ingest.defs.partitions import partitions
+from teei_ingest.defs.resources import (
+    CredentialsResource,
+    HttpResource,
+    IngestResource,
+    LandingResource,
+    SettingsResource,
+    StoreResource,
+    load_settings,
+)
+from teei_ingest.streams import all_streams
+
+
+def build(overrides: Mapping[str, str] | None = None, **resources: Any) -> dg.Definitions:
+    """Definitions for the environment with `overrides` of its variables; `resources` replace those of that name."""
+    variables = dict(overrides or {})
+    settings = load_settings(variables)
+    partitions_def = partitions(settings)
+    made = [assets.assets_for(stream, partitions_def, settings) for stream in all_streams().values()]
+    configured = SettingsResource(overrides=variables)
+    given: dict[str, Any] = {"settings": configured, **resources}
+    given.setdefault("credentials", CredentialsResource(settings=configured))
+    given.setdefault("http", HttpResource(settings=configured, credentials=given["credentials"]))
+    given.setdefault("store", StoreResource(settings=configured))
+    given.setdefault("landing", LandingResource(settings=configured))
+    given.setdefault("ingest", IngestResource(**given))
+    return dg.Definitions(
+        assets=dg.with_source_code_references(made),
+        jobs=jobs.jobs(),
+        sensors=[sensors.companies_registry],
+        executor=dg.in_process_executor,
+        resources=given,
+    )

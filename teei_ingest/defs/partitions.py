@@ -1,0 +1,52 @@
+"""Partitions: company × UTC day, and what a run's tags say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+
+import dagster as dg
+
+from teei_ingest.settings import Settings
+
+COMPANIES = dg.DynamicPartitionsDefinition(name="company")
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
+
+
+def partitions(settings: Settings) -> dg.MultiPartitionsDefinition:
+    """Keys `company|day` from the first day up to and including the open one."""
+    days = dg.DailyPartitionsDefinition(start_date=settings.start_date.isoformat(), end_offset=1)
+    return dg.MultiPartitionsDefinition({"company": COMPANIES, "day": days})
+
+
+def key(company: str, day: date) -> str:
+    """The partition key of a company's day."""
+    return f"{company}|{day.isoformat()}"
+
+
+def split(partition_key: str) -> tuple[str, date]:
+    """(company, day) of a partition key."""
+    company, day = partition_key.split("|")
+    return company, date.fromisoformat(day)
+
+
+def by_company(keys: Iterable[str]) -> dict[str, list[date]]:
+    """The days of each company, both in the order of the keys."""
+    found: dict[str, list[date]] = {}
+    for partition_key in keys:
+        company, day = split(partition_key)
+        found.setdefault(company, []).append(day)
+    return found
+
+
+def requested(tags: Mapping[str, str]) -> tuple[str, date, date] | None:
+    """(company, first day, last day) of a run over one company's contiguous days; None for any other run."""
+    ends = tags.get(RANGE_START), tags.get(RANGE_END)
+    if not all(ends):
+        ends = (tags.get(PARTITION),) * 2
+    if not all(ends):
+        return None
+    (company, first), (other, last) = (split(str(end)) for end in ends)
+    return (company, first, last) if company == other and first <= last else None

@@ -1,0 +1,474 @@
+"""A window of a stream, fetched, checked, redacted and committed: what both assets of a stream do.
+
+Days succeed or fail each on their own. Only whole days are committed, all good ones of a window in one commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from threading import Event
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from teei_ingest.companies import Company
+from teei_ingest.errors import (
+    BadCredentials,
+    ContractBroken,
+    NotAllowed,
+    RateLimited,
+    SettingsError,
+    SourceError,
+    SourceMisbehaves,
+    TeeiError,
+)
+from teei_ingest.extract.caller import Cancelled, PagesMoved
+from teei_ingest.extract.http import Source
+from teei_ingest.extract.read import Reading, read
+from teei_ingest.landing.landing import Landing
+from teei_ingest.landing.quarantine import Quarantine
+from teei_ingest.mapping.columns import NS_PER_DAY
+from teei_ingest.mapping.decode import Decoder, Page
+from teei_ingest.mapping.plan import Plan
+from teei_ingest.mapping.record import RecordMapper
+from teei_ingest.pipeline.collect import EPOCH, Collected, Collector, day_of, settle
+from teei_ingest.pipeline.days import Window, windows
+from teei_ingest.redact.apply import Redactor
+from teei_ingest.redact.policy import Policy
+from teei_ingest.settings import Settings
+from teei_ingest.store.tables import Store
+from teei_ingest.streams.base import SinceOnly
+from teei_ingest.vault.keys import KeyRing
+
+log = logging.getLogger(__name__)
+
+# A list that moves while it is paged over is read again so often, then given up.
+READINGS = 3
+# These concern the whole window: asking for a part of it would be refused alike.
+FINAL = (BadCredentials, NotAllowed, RateLimited, SettingsError, Cancelled)
+
+
+@dataclass
+class Partition:
+    """What became of one day: fetched = kept + quarantined + duplicates + suppressed + out_of_window."""
+
+    day: date
+    window: Window
+    fetched: int = 0
+    kept: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    suppressed: int = 0
+    out_of_window: int = 0
+    carried: int = 0
+    late: int = 0
+    unlisted: int = 0
+    requests: int = 0
+    pages: int = 0
+    filtered_by_source: bool = True
+    from_landing: bool = False
+    lag_s: float | None = None
+    error: TeeiError | None = None
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every fetched record is accounted for."""
+        parts = self.kept + self.quarantined + self.duplicates + self.suppressed + self.out_of_window
+        return self.fetched == parts
+
+
+COUNTS = ("fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window")
+
+
+@dataclass
+class Outcome:
+    """All days of a request, good and bad, and how long it took in seconds."""
+
+    partitions: dict[date, Partition] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> list[Partition]:
+        """Partitions that are complete, by day."""
+        return [p for _, p in sorted(self.partitions.items()) if p.error is None]
+
+    @property
+    def bad(self) -> list[Partition]:
+        """Partitions that failed and keep what they had, by day."""
+        return [p for _, p in sorted(self.partitions.items()) if p.error is not None]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are kept."""
+
+    settings: Settings
+    store: Store
+    landing: Landing
+    quarantine: Quarantine
+
+
+class Started:
+    """A reading of a window that begins when its first page is wanted; its figures are final after the last."""
+
+    def __init__(self, make: Callable[[Event | None], Reading[Page]]) -> None:
+        self._make = make
+        self.reading: Reading[Page] | None = None
+        self.pages: Iterable[Page] = self.begin(None)
+
+    def begin(self, cancel: Event | None) -> Iterator[Page]:
+        """The pages; setting `cancel` ends the reading."""
+        self.reading = self._make(cancel)
+        yield from self.reading
+
+
+class Ingest:
+    """One stream of one company. `source` is called when something has to be fetched, and not before."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        company: Company,
+        tenant: str | None,
+        places: Places,
+        ring: KeyRing,
+        policy: Policy,
+        source: Callable[[], Source],
+        *,
+        run_id: str,
+        page_size: int | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.plan = plan
+        self.company = company
+        self.policy = policy
+        self._places = places
+        self._ring = ring
+        self._source = source
+        self._run_id = run_id
+        self._page_size = page_size
+        self._now = now
+        mapper = RecordMapper(plan, str(company.id), tenant)
+        redactor = Redactor(plan, company.slug, str(company.id), tenant, ring, policy)
+        folder = places.settings.home / "tmp"
+        self._collector = Collector(plan, mapper, redactor, folder, company.slug)
+        self._decoder = Decoder(plan, company.slug)
+
+    # --- what the assets call ---------------------------------------------------------------------------------
+
+    def both(self, days: Sequence[date], started: Started | None = None) -> Outcome:
+        """Fetch the days and commit their events; nothing is staged."""
+        return self._timed(lambda outcome: self._fetch(outcome, days, started, self._commit, raw=False))
+
+    def stream(self, days: Sequence[date], started: Started | None = None) -> Outcome:
+        """Fetch the days and leave their records sealed for the events."""
+        return self._timed(lambda outcome: self._fetch(outcome, days, started, self._land, raw=True))
+
+    def events(self, days: Sequence[date], started: Started | None = None) -> Outcome:
+        """Commit the events of the days: from the landing where it holds them, else fetched."""
+
+        def work(outcome: Outcome) -> None:
+            missing = [day for day in days if not self._from_landing(outcome, day)]
+            if missing:
+                self._fetch(outcome, missing, started if len(missing) == len(days) else None, self._commit, raw=False)
+
+        return self._timed(work)
+
+    def start_later(self, window: Window) -> Started:
+        """A reading of a window, not yet begun."""
+        return Started(
+            lambda cancel: read(
+                self._source(),
+                self.plan.stream,
+                window.start,
+                window.end,
+                self._decoder,
+                page_size=self._page_size,
+                cancel=cancel,
+            )
+        )
+
+    def _timed(self, work: Callable[[Outcome], None]) -> Outcome:
+        begun = time.monotonic()
+        outcome = Outcome()
+        work(outcome)
+        outcome.seconds = time.monotonic() - begun
+        return outcome
+
+    # --- fetching ---------------------------------------------------------------------------------------------
+
+    def _fetch(
+        self,
+        outcome: Outcome,
+        days: Sequence[date],
+        started: Started | None,
+        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+        *,
+        raw: bool,
+    ) -> None:
+        spans = windows(days)
+        for span in spans:
+            patience = _Patience(len(span.days))
+            self._window(outcome, span, started if len(spans) == 1 else None, keep, raw, patience)
+
+    def _window(
+        self,
+        outcome: Outcome,
+        window: Window,
+        started: Started | None,
+        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+        raw: bool,
+        patience: _Patience,
+    ) -> None:
+        """Read a window; when that breaks off, keep its complete days and read the others by halves."""
+        figures = _Figures()
+        found = self._collector.begin(raw=raw)
+        error: TeeiError | None = None
+        try:
+            try:
+                found = self._read(found, window, started, figures, raw)
+            except TeeiError as problem:
+                error = problem
+            if error is None:
+                patience.succeeded()
+                keep(outcome, window, found, figures)
+                return
+            done = self._complete_days(found, window) if not isinstance(error, SourceMisbehaves) else None
+            if done is not None:
+                patience.succeeded()
+                settle_or_raise(found)
+                keep(outcome, done, found, figures)
+                window = Window(done.last + timedelta(days=1), window.last)
+        finally:
+            found.close()
+        log.warning("%s", error)
+        if patience.failed() or isinstance(error, FINAL) or (done is None and window.first == window.last):
+            self._fail(outcome, window.days, window, error, figures)
+        elif window.first == window.last:
+            self._window(outcome, window, None, keep, raw, patience)
+        else:
+            middle = window.first + timedelta(days=(window.last - window.first).days // 2)
+            self._window(outcome, Window(window.first, middle), None, keep, raw, patience)
+            self._window(outcome, Window(middle + timedelta(days=1), window.last), None, keep, raw, patience)
+
+    def _read(
+        self, found: Collected, window: Window, started: Started | None, figures: _Figures, raw: bool
+    ) -> Collected:
+        """Read until the window is settled: again if pages moved, once more if versions conflict."""
+        watch: frozenset[bytes] = frozenset()
+        moved: PagesMoved | None = None
+        for _ in range(READINGS):
+            begun = started or self.start_later(window)
+            started = None
+            try:
+                self._collector.extend(found, begun.pages, window, watch)
+            except PagesMoved as problem:
+                moved = problem
+            else:
+                moved = None
+            finally:
+                figures.add(begun.reading)
+            if moved is None:
+                unsure = settle(found, again=bool(watch))
+                if not unsure:
+                    return found
+                watch = unsure
+            found.close()
+            fresh = self._collector.begin(raw=raw)
+            found.__dict__.update(fresh.__dict__)
+        if moved is not None:
+            raise moved
+        raise self._error(SourceMisbehaves, f"records changed during each of {READINGS} readings")
+
+    def _complete_days(self, found: Collected, window: Window) -> Window | None:
+        """The days that an ascending source had sent whole when it broke off."""
+        if not isinstance(self.plan.stream.window, SinceOnly) or not found.reached_ns:
+            return None
+        last = day_of(found.reached_ns // NS_PER_DAY) - timedelta(days=1)
+        return Window(window.first, min(last, window.last)) if last >= window.first else None
+
+    def _fail(
+        self, outcome: Outcome, days: Sequence[date], window: Window, error: TeeiError, figures: _Figures
+    ) -> None:
+        for day in days:
+            outcome.partitions[day] = figures.apply(Partition(day, window, error=error))
+
+    def _error(self, kind: type[SourceError], message: str) -> SourceError:
+        stream = self.plan.stream
+        return kind(message, system=stream.system, stream=stream.name, company=self.company.slug)
+
+    # --- keeping ----------------------------------------------------------------------------------------------
+
+    def _partitions(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
+        """Counts by day; a day with too many bad records fails and keeps what it had."""
+        settings = self._places.settings
+        kept_days = found.rows.days[found.keep]
+        made = {}
+        for day in window.days:
+            entries = found.quarantine.get(day, [])
+            partition = figures.apply(
+                Partition(
+                    day,
+                    window,
+                    fetched=found.fetched[day],
+                    kept=int((kept_days == (day - EPOCH).days).sum()),
+                    quarantined=len(entries),
+                    duplicates=found.duplicates[day],
+                    out_of_window=found.out_of_window[day],
+                    unlisted=found.unlisted[day],
+                )
+            )
+            own = partition.fetched - partition.out_of_window
+            if len(entries) >= settings.quarantine_min and len(entries) >= settings.quarantine_ratio * own:
+                worst = max(
+                    {(e.field, e.rule) for e in entries}, key=lambda w: sum(w == (e.field, e.rule) for e in entries)
+                )
+                partition.error = self._error(
+                    ContractBroken,
+                    f"{day}: {len(entries)} of {own} records break their contract, most often "
+                    f"`{worst[0]}` ({worst[1]}); the partition keeps what it had",
+                )
+            elif not partition.balanced:
+                partition.error = self._error(SourceMisbehaves, f"{day}: the counts do not add up")
+            made[day] = partition
+        newest = found.newest_ns
+        if newest:
+            lag = self._now().timestamp() - newest / 1e9
+            for partition in made.values():
+                partition.lag_s = round(lag, 3)
+        return made
+
+    def _commit(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
+        made = self._partitions(window, found, figures)
+        good = [day for day, partition in made.items() if partition.error is None]
+        places, stream, slug = self._places, self.plan.stream, self.company.slug
+        entries = {day: found.quarantine.get(day, []) for day in window.days}
+        places.quarantine.replace(self._ring, slug, stream.name, entries, attempt=self._run_id)
+        if good:
+            numbers = np.array([(day - EPOCH).days for day in good], np.int32)
+            keep = found.keep & np.isin(found.rows.days, numbers)
+            closed = [day for day in good if day < self._now().date()]
+            carried: pa.Table | None = None
+            if closed:
+                new = found.rows.columns(["event_id", "source_id", "source_timestamp", "day"], keep)
+                carried, late = places.store.gone(stream.contract, stream.name, slug, closed, new)
+                for day, count in _by_day(carried).items():
+                    made[day].carried = count
+                for day, count in late.items():
+                    made[day].late = count
+            places.store.replace(stream.contract, stream.name, slug, good, found.rows.reader(keep, carried))
+        outcome.partitions.update(made)
+
+    def _land(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
+        made = self._partitions(window, found, figures)
+        places, stream, slug = self._places, self.plan.stream, self.company.slug
+        entries = {day: found.quarantine.get(day, []) for day in window.days}
+        places.quarantine.replace(self._ring, slug, stream.name, entries, attempt=self._run_id)
+        raw = found.raw or {}
+        for day, partition in made.items():
+            if partition.error is None:
+                meta = {
+                    "window": [window.first.isoformat(), window.last.isoformat()],
+                    **{name: getattr(partition, name) for name in (*COUNTS, "unlisted", "requests", "pages")},
+                }
+                places.landing.write(self._ring, slug, stream.name, day, meta, raw.get(day, ()), attempt=self._run_id)
+        outcome.partitions.update(made)
+
+    def _from_landing(self, outcome: Outcome, day: date) -> bool:
+        """Commit a day from what the stream left, if it left something; it is consumed then."""
+        places, stream, slug = self._places, self.plan.stream, self.company.slug
+        landed = places.landing.read(self._ring, slug, stream.name, day)
+        if landed is None:
+            return False
+        meta, records = landed
+        window = Window(day, day)
+        found = self._collector.begin()
+        try:
+            self._collector.extend(found, self._replay(records), window)
+            settle(found, again=False)
+            found.quarantine.clear()
+            one = Outcome()
+            self._commit_landed(one, window, found, meta)
+        finally:
+            found.close()
+        outcome.partitions.update(one.partitions)
+        if not one.bad:
+            places.landing.discard(slug, stream.name, day)
+        return True
+
+    def _commit_landed(self, outcome: Outcome, window: Window, found: Collected, meta: dict[str, Any]) -> None:
+        self._commit(outcome, window, found, _Figures())
+        for partition in outcome.partitions.values():
+            for name in (*COUNTS, "unlisted", "requests", "pages"):
+                setattr(partition, name, meta[name])
+            first, last = map(date.fromisoformat, meta["window"])
+            partition.window = Window(first, last)
+            partition.from_landing = True
+
+    def _replay(self, records: Iterable[bytes]) -> Iterable[Page]:
+        """Landed records as pages."""
+        waiting: list[bytes] = []
+        name = msgspec.json.encode(self.plan.stream.records)
+
+        def page() -> Page:
+            return self._decoder(b"{" + name + b":[" + b",".join(waiting) + b"]}")
+
+        for record in records:
+            waiting.append(record)
+            if len(waiting) == 500:
+                yield page()
+                waiting = []
+        if waiting:
+            yield page()
+
+
+def settle_or_raise(found: Collected) -> None:
+    """Settle a reading that broke off; conflicting versions in it count as the source's fault."""
+    if settle(found, again=False):
+        raise SourceMisbehaves("records change while they are read")
+
+
+@dataclass
+class _Figures:
+    """Requests and pages of all readings of a window."""
+
+    requests: int = 0
+    pages: int = 0
+    filtered_by_source: bool = True
+
+    def add(self, reading: Reading[Page] | None) -> None:
+        if reading is not None:
+            self.requests += reading.requests
+            self.pages += reading.pages
+            self.filtered_by_source &= reading.filtered_by_source
+
+    def apply(self, partition: Partition) -> Partition:
+        partition.requests, partition.pages = self.requests, self.pages
+        partition.filtered_by_source = self.filtered_by_source
+        return partition
+
+
+class _Patience:
+    """Ends the search for the bad days of a window when nothing of it can be read at all."""
+
+    def __init__(self, days: int) -> None:
+        self._limit = 2 * days.bit_length() + 2
+        self._row = 0
+
+    def succeeded(self) -> None:
+        self._row = 0
+
+    def failed(self) -> bool:
+        self._row += 1
+        return self._row > self._limit
+
+
+def _by_day(table: pa.Table) -> dict[date, int]:
+    counts = table.column("day").value_counts().to_pylist() if len(table) else []
+    return {item["values"]: item["counts"] for item in counts}

@@ -1,0 +1,1 @@
+"""The event tables and the SQL over them; nothing about where events come from."""

@@ -1,0 +1,34 @@
+"""What many tests start from: a home of their own, and a run of the real assets in it."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teei_ingest_tests.running import Home
+
+MASTER_KEY = base64.b64encode(b"a test's own master key, 32 byte").decode()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees no variable of ours that it has not set."""
+    prefixes = ("TEEI_", "DAGSTER_", "BENEVITY_", "GOODERA_", "WORKDAY_", "KINTELL_", "UPSKILLING_", "BUDDY_")
+    for name in list(os.environ):
+        if name.startswith((*prefixes, "MENTORSHIP_", "INTERNAL_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Callable[..., Home]:
+    """Makes a home with companies (slug to id) and the variables of a server."""
+
+    def make(companies: Mapping[str, str], environ: Mapping[str, str], **privacy: Any) -> Home:
+        return Home.create(tmp_path, companies, {"TEEI_MASTER_KEY": MASTER_KEY, **environ}, privacy)
+
+    return make

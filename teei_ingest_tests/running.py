@@ -1,0 +1,111 @@
+"""Running the real assets in a home of a test's own, in this process, and reading what they left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from teei_ingest.store.sql import query
+
+from teei_ingest.defs.build import build
+from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key
+from teei_ingest.settings import Settings
+from teei_ingest.store.tables import open_store
+
+
+
+@dataclass
+class Home:
+    """A TEEI_HOME, the variables that go with it, and an ephemeral Dagster instance."""
+
+    path: Path
+    environ: dict[str, str]
+    instance: dg.DagsterInstance
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        companies: Mapping[str, str],
+        environ: Mapping[str, str],
+        privacy: Mapping[str, Any] | None = None,
+    ) -> Home:
+        """`companies` maps slug to id; `privacy` maps slug (with underscores) to overrides."""
+        file = path / "companies.yaml"
+        entries = [
+            {"id": identity, "slug": slug, "name": slug}
+            | ({"privacy": privacy[slug.replace("-", "_")]} if privacy and slug.replace("-", "_") in privacy else {})
+            for slug, identity in companies.items()
+        ]
+        file.write_text(yaml.safe_dump({"companies": entries}))
+        variables = {
+            "TEEI_HOME": str(path / "home"),
+            "TEEI_COMPANIES": str(file),
+            "TEEI_RETRY_INITIAL_S": "0.01",
+            "TEEI_RETRY_MAX_S": "0.02",
+            **environ,
+        }
+        instance = dg.DagsterInstance.ephemeral()
+        instance.add_dynamic_partitions(COMPANIES.name or "", list(companies))
+        return cls(path, variables, instance)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.load(self.environ)
+
+    def materialize(
+        self, company: str, first: date, last: date, streams: Iterable[str] | None = None, *, assets: str = "both"
+    ) -> dg.ExecuteInProcessResult:
+        """One run over a company's days; `assets` is both, stream or events."""
+        definitions = build(self.environ)
+        names = list(streams) if streams is not None else None
+        job = definitions.resolve_implicit_global_asset_job_def()
+        selection = None
+        if names is not None or assets != "both":
+            wanted = names if names is not None else _stream_names()
+            selection = [
+                dg.AssetKey(asset)
+                for name in wanted
+                for asset in {"both": (name, f"{name}_events"), "stream": (name,), "events": (f"{name}_events",)}[
+                    assets
+                ]
+            ]
+        return job.execute_in_process(
+            instance=self.instance,
+            asset_selection=selection,
+            tags={RANGE_START: key(company, first), RANGE_END: key(company, last)},
+            raise_on_error=False,
+        )
+
+    def sql(self, text: str) -> list[dict[str, Any]]:
+        """Rows of a query as dicts."""
+        names, rows = query(open_store(self.settings), text)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def metadata(self, result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, Any]]:
+        """Metadata of an asset's materializations in a run, by partition key."""
+        return {
+            str(event.partition): {name: value.value for name, value in event.materialization.metadata.items()}
+            for event in result.all_events
+            if event.is_step_materialization and event.asset_key == dg.AssetKey(asset)
+        }
+
+
+def _stream_names() -> list[str]:
+    from teei_ingest.streams import all_streams
+
+    return list(all_streams())
+
+
+def failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Descriptions of a run's failed steps."""
+    return [
+        str(event.step_failure_data.user_failure_data.description)
+        for event in result.all_events
+        if event.is_step_failure and event.step_failure_data.user_failure_data
+    ]
