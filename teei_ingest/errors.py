@@ -14,6 +14,7 @@
     │   ├── SourceMisbehaves       (lies about its paging, not JSON, too large) talk to the vendor
     │   └── ContractBroken         (too many bad records) look at the quarantine, then at the mapping
     ├── StoreError             5   the event tables cannot be read or written
+    ├── InternalError          70  a fault of this package: report it with its place
     └── LandingError           5   a sealed file is damaged, or cannot be written
 
 The number is the process's exit code. Belongs here: exceptions that may cross into Dagster or onto a
@@ -170,3 +171,21 @@ class LandingError(TeeiError):
 
     code = "landing"
     exit_code = 5
+
+
+class InternalError(TeeiError):
+    """A fault of this package. Says where it arose, not what the exception said, which may quote a record."""
+
+    code = "internal"
+    exit_code = 70
+
+    @classmethod
+    def of(cls, error: BaseException, **context: str) -> "InternalError":
+        """Names the type of an unforeseen exception and the innermost place in this package."""
+        place, trace = "", error.__traceback__
+        while trace is not None:
+            module = trace.tb_frame.f_globals.get("__name__", "")
+            if module.startswith("teei_ingest."):
+                place = f"{module}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        return cls(f"{type(error).__name__} at {place or 'an unknown place'}; please report this", **context)

@@ -170,7 +170,7 @@ def _leaves(model: type[Part], path: tuple[str, ...], names: tuple[str, ...], op
             path=here,
             names=shown,
             kind=kind,
-            cls=DataClass(extra[KEY]) if isinstance(extra, dict) and KEY in extra else DataClass.PUBLIC,
+            cls=DataClass(str(extra[KEY])) if isinstance(extra, dict) and KEY in extra else DataClass.PUBLIC,
             required=not (nullable or optional),
             many=many,
             annotation=inner,

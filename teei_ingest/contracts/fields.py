@@ -116,7 +116,7 @@ def instant_ns(text: str) -> int:
 
 def _refuse(rule: str, message: str) -> NoReturn:
     """End a validation with a rule's name, which errors and the quarantine show instead of the value."""
-    raise PydanticCustomError(rule, message)  # type: ignore[arg-type]
+    raise PydanticCustomError(rule, message)
 
 
 def _instant(value: Any) -> datetime:

@@ -15,7 +15,7 @@ from teei_ingest.contracts.base import VERSION
 from teei_ingest.defs import catalog, checks
 from teei_ingest.defs.partitions import by_company, key
 from teei_ingest.defs.resources import IngestResource, StoreResource
-from teei_ingest.errors import TeeiError
+from teei_ingest.errors import InternalError, TeeiError
 from teei_ingest.pipeline.days import windows
 from teei_ingest.pipeline.ingest import Outcome, Partition
 from teei_ingest.settings import Settings
@@ -56,6 +56,8 @@ def _materialize(
             outcome = _run(work, ingest, stream, days, selected)
         except TeeiError as error:
             problem = error
+        except Exception as error:  # noqa: BLE001 - its message may quote a record, so it goes no further
+            problem = InternalError.of(error, system=stream.system, stream=stream.name, company=company)
         if problem is not None:
             failed.update(dict.fromkeys((key(company, day) for day in days), problem))
             continue

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import dagster as dg
 
+from teei_ingest import streams
 from teei_ingest.contracts.base import VERSION, Leaf, leaves
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.settings import Settings
@@ -78,6 +80,15 @@ def _dep(stream: Stream, column: str) -> dg.TableColumnDep:
     return dg.TableColumnDep(asset_key=dg.AssetKey(stream.name), column_name=column)
 
 
+def _declaration(stream: Stream) -> dg.CodeReferencesMetadataValue:
+    """The stream's own file; the code that is common to all is added to it where the assets are made."""
+    file = importlib.import_module(f"{streams.__name__}.{stream.name}").__file__
+    reference = dg.LocalFileCodeReference(
+        file_path=str(file), line_number=1, label=f"{stream.name}.py, what is read and how"
+    )
+    return dg.CodeReferencesMetadataValue(code_references=[reference])
+
+
 def specs(stream: Stream, settings: Settings) -> list[dg.AssetSpec]:
     """The two assets of a stream: what the source sends, and the redacted events."""
     system = all_systems()[stream.system]
@@ -92,7 +103,11 @@ def specs(stream: Stream, settings: Settings) -> list[dg.AssetSpec]:
             f"against {contract.__name__} {VERSION}. Materialized alone it leaves its records sealed for its events.",
             kinds={"python", "rest", "json"},
             tags=tags,
-            metadata={"dagster/column_schema": source_schema(stream), "endpoint": endpoint},
+            metadata={
+                "dagster/column_schema": source_schema(stream),
+                "dagster/code_references": _declaration(stream),
+                "endpoint": endpoint,
+            },
             **shared,
         ),
         dg.AssetSpec(
@@ -104,6 +119,7 @@ def specs(stream: Stream, settings: Settings) -> list[dg.AssetSpec]:
             metadata={
                 "dagster/column_schema": stored_schema(stream),
                 "dagster/column_lineage": lineage(stream),
+                "dagster/code_references": _declaration(stream),
                 "dagster/uri": f"{settings.store_uri}/{contract.table}",
                 "dagster/table_name": contract.table,
             },

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from teei_ingest.companies import Companies, load_companies
+from teei_ingest.companies import Companies, Company, load_companies
 from teei_ingest.defs import partitions
 from teei_ingest.defs.jobs import streams_of_job
 from teei_ingest.errors import TeeiError
@@ -24,7 +24,8 @@ from teei_ingest.pipeline.days import Window
 from teei_ingest.pipeline.ingest import Ingest, Places, Started
 from teei_ingest.redact.policy import policy_for
 from teei_ingest.settings import Settings
-from teei_ingest.store.tables import Store, open_store
+from teei_ingest.store import open_store
+from teei_ingest.store.tables import Store
 from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.credentials import SystemCredentials, refuse_common_accounts, resolve
@@ -138,6 +139,7 @@ class IngestResource(dg.ConfigurableResource[Any]):
     _ahead: Ahead[Page] | None = PrivateAttr(default=None)
     _started: dict[str, tuple[Window, Started]] = PrivateAttr(default_factory=dict)
     _known: dict[tuple[str, str], Ingest] = PrivateAttr(default_factory=dict)
+    _rings: dict[str, KeyRing] = PrivateAttr(default_factory=dict)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         run = context.run
@@ -155,6 +157,7 @@ class IngestResource(dg.ConfigurableResource[Any]):
             self._ahead = None
         self._started.clear()
         self._known.clear()
+        self._rings.clear()
         self.http.close()
 
     def ingest(self, stream: str, slug: str, run_id: str) -> Ingest:
@@ -168,13 +171,20 @@ class IngestResource(dg.ConfigurableResource[Any]):
                 company,
                 getattr(credentials, all_systems()[declared.system].tenant),
                 Places(settings, self.store.store, self.landing.landing, self.landing.quarantine),
-                KeyRing.open(settings, company),
+                self._ring(company),
                 policy_for(slug, company.privacy),
                 lambda: self.http.source(slug, declared.system),
                 run_id=run_id,
                 page_size=self.http.page_size,
             )
         return self._known[stream, slug]
+
+    def _ring(self, company: Company) -> KeyRing:
+        """The company's keys; new ones only as long as no event of it was made with others."""
+        if company.slug not in self._rings:
+            create = not self.store.store.holds(company.slug)
+            self._rings[company.slug] = KeyRing.open(self.settings.settings, company, create=create)
+        return self._rings[company.slug]
 
     def started(self, stream: str, window: Window) -> Started | None:
         """The reading that began with the run, if it is of this window; it can be taken once."""

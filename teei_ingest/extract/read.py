@@ -186,7 +186,7 @@ def _by_cursor(ask: Ask[P], fail: Fail, paging: Cursor, size: int) -> Iterator[P
 
 def _by_index(ask: Ask[P], fail: Fail, paging: StartIndex, size: int) -> Iterator[P]:
     received, total = 0, None
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     while total is None or received < total:
         page = ask({paging.start: str(received + 1), paging.limit: str(size)})
         if not isinstance(page.total, int) or isinstance(page.total, bool):
@@ -194,10 +194,10 @@ def _by_index(ask: Ask[P], fail: Fail, paging: StartIndex, size: int) -> Iterato
         if total is not None and page.total != total:
             raise fail(PagesMoved, f"`{paging.total}` changed from {total} to {page.total} while reading")
         total = page.total
-        ids = {identity for identity, _ in page.versions}
-        if not seen.isdisjoint(ids):
-            raise fail(PagesMoved, "an id came twice while reading")
-        seen |= ids
+        versions = set(page.versions)
+        if not seen.isdisjoint(versions):
+            raise fail(PagesMoved, "a version of a record came twice while reading")
+        seen |= versions
         received += page.count
         if received > total or (received < total and not page.count):
             raise fail(SourceMisbehaves, f"sends {received} records where `{paging.total}` says {total}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -83,9 +83,9 @@ class Columns:
             return batch
         taken = _Taken(self._plan, rows)
         refused: set[int] = set()
-        ids = taken.text(self._plan.source_id)
+        ids = list(taken.text(self._plan.source_id))
         refused.update(i for i, value in enumerate(ids) if not value)
-        moments = _nanoseconds(taken.text(self._plan.source_timestamp), refused)
+        moments, _ = _nanoseconds(taken.text(self._plan.source_timestamp), refused)
         columns: dict[str, pa.Array | Items] = {}
         hashed: list[Sequence[Any]] = [ids]
         values: dict[str, Sequence[Any]] = {}
@@ -108,8 +108,10 @@ class Columns:
             there = [present[n] if n in present else _there(values.get(n), len(rows)) for n in group]
             refused.update(np.flatnonzero(~np.logical_or.reduce(there)).tolist())
         persons = [taken.person(f, refused) for f in (self._plan.person_id, self._plan.person_email)]
-        key = taken.text(self._plan.person_key) if self._plan.person_key else [None] * len(rows)
-        names = list(zip(*map(taken.text, self._plan.names), strict=True)) if self._plan.names else [()] * len(rows)
+        key = list(taken.text(self._plan.person_key)) if self._plan.person_key else [None] * len(rows)
+        names: list[tuple[str, ...]] = [()] * len(rows)
+        if self._plan.names:
+            names = list(zip(*map(taken.text, self._plan.names), strict=True))
         for person in persons:
             hashed.append(person)
         batch = Batch(
@@ -209,28 +211,30 @@ class _Taken:
 
     def __init__(self, plan: Plan, rows: Sequence[Any]) -> None:
         self._plan = plan
-        self._levels: dict[tuple[str, ...], list[Any]] = {(): list(rows)}
+        self.count = len(rows)
+        # All fields of a row at once: taking them one by one over many rows misses the cache each time.
+        names = plan.record.__struct_fields__
+        columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True)) or [()] * len(names)
+        by_name = dict(zip(names, columns, strict=True))
+        top = {keys: names[0] for keys, names in plan.attributes.items() if len(keys) == 1}
+        self._levels: dict[tuple[str, ...], Sequence[Any]] = {keys: by_name[name] for keys, name in top.items()}
 
-    def level(self, keys: tuple[str, ...]) -> list[Any]:
+    def level(self, keys: tuple[str, ...]) -> Sequence[Any]:
         known = self._levels.get(keys)
         if known is None:
             attribute = self._plan.attributes[keys][-1]
-            above = self.level(keys[:-1])
-            if len(keys) == 1:
-                known = list(map(attrgetter(attribute), above))
-            else:
-                known = [None if row is None else getattr(row, attribute) for row in above]
+            known = [None if row is None else getattr(row, attribute) for row in self.level(keys[:-1])]
             self._levels[keys] = known
         return known
 
-    def text(self, slot: Slot) -> list[Any]:
+    def text(self, slot: Slot) -> Sequence[Any]:
         return self.level(slot.keys)
 
     def field(self, one: Field, refused: set[int]) -> Sequence[Any]:
         if isinstance(one.source, Derived):
             return self._derive(one, refused)
         if isinstance(one.source, Constant):
-            return [one.source.value.value] * len(self._levels[()])
+            return [one.source.value.value] * self.count
         values = self.level(one.slots[0].keys)
         if one.leaf.kind is Kind.DECIMAL:
             texts = [NULL if raw is None else bytes(raw) for raw in values]
@@ -240,7 +244,7 @@ class _Taken:
         return values
 
     def person(self, one: Field | None, refused: set[int]) -> list[Any]:
-        return list(self.field(one, refused)) if one else [None] * len(self._levels[()])
+        return list(self.field(one, refused)) if one else [None] * self.count
 
     def _derive(self, one: Field, refused: set[int]) -> Sequence[Any]:
         assert isinstance(one.source, Derived)
@@ -258,7 +262,7 @@ class _Taken:
 def _there(values: Sequence[Any] | None, count: int) -> np.ndarray:
     if values is None:
         return np.zeros(count, bool)
-    return np.fromiter((value is not None for value in values), bool, count)
+    return np.array([value is not None for value in values], bool)
 
 
 def _hashable(leaf: Leaf, values: Sequence[Any]) -> Sequence[Any]:
@@ -280,7 +284,9 @@ def _chosen(source: Choice, leaf: Leaf, values: Sequence[Any], refused: set[int]
             table[value] = other.value if other else None
     if strange and other is None:
         refused.update(i for i, value in enumerate(values) if value in strange)
-    unlisted = np.fromiter((value in strange for value in values), np.int64, len(values))
+    unlisted = np.zeros(len(values), np.int64)
+    if strange:
+        unlisted[:] = [value in strange for value in values]
     return [table[value] for value in values], unlisted
 
 
@@ -311,7 +317,7 @@ def _check(leaf: Leaf, one: Field, values: Sequence[Any], refused: set[int]) -> 
 def _array(leaf: Leaf, values: Sequence[Any], refused: set[int]) -> pa.Array | Items:
     """The Arrow column of a leaf; rows that break a rule join `refused` and are null in it."""
     if leaf.kind is Kind.INSTANT:
-        return _micros(_nanoseconds(values, refused), values)
+        return _micros(*_nanoseconds(values, refused))
     if leaf.kind is Kind.DAY:
         return _days(values, refused)
     if leaf.kind is Kind.DECIMAL:
@@ -326,31 +332,37 @@ def _typed(leaf: Leaf, values: Sequence[Any]) -> pa.Array | Items:
         mask = np.array([*(value is None for value in values), False])
         flat = [item for value in values if value is not None for item in value]
         columns = {n.key: _typed(n, [getattr(item, n.path[-1]) for item in flat]) for n in leaf.nested}
-        return Items(pa.array(ends, pa.int32(), mask=mask), columns)  # type: ignore[arg-type]
+        return Items(pa.array(ends, pa.int32(), mask=mask), columns)
     kind = own_type(leaf)
     if leaf.kind is Kind.MAP:
         return pa.array([None if v is None else sorted(v.items()) for v in values], kind)
     return pa.array(values, pa.list_(kind) if leaf.many else kind)
 
 
-def _nanoseconds(values: Sequence[str | None], refused: set[int]) -> np.ndarray:
-    """Nanoseconds since 1970; 0 where there is no value or it is refused."""
+def _nanoseconds(values: Sequence[str | None], refused: set[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Nanoseconds since 1970, 0 where there is none, and where there is none or it is refused."""
     column = pa.array(values, pa.string())
-    plain = pc.fill_null(pc.match_substring_regex(column, PLAIN_INSTANT), True)
-    if pc.all(plain).as_py() is not False:
-        moments = _cast_instants(column)
-        if moments is not None:
-            outside = ((moments < FIRST_NS) | (moments >= LAST_NS)) & column.is_valid().to_numpy(zero_copy_only=False)
-            if outside.any():
-                refused.update(np.flatnonzero(outside).tolist())
-            return moments
-    found = np.zeros(len(values), np.int64)
-    for row, value in enumerate(values):
-        if value is not None:
-            try:
-                found[row] = fields.instant_ns(value)
-            except ValueError:
-                refused.add(row)
+    missing = _bools(column.is_null())
+    odd = _bools(pc.invert(pc.fill_null(pc.match_substring_regex(column, PLAIN_INSTANT), True)))
+    if odd.any():
+        column = pc.if_else(pa.array(odd), pa.scalar(None, pa.string()), column)
+    found = _cast_instants(column)
+    if found is None:  # a day that does not exist, among thousands
+        found, odd = np.zeros(len(values), np.int64), ~missing
+    else:
+        outside = ((found < FIRST_NS) | (found >= LAST_NS)) & ~missing & ~odd
+        if outside.any():
+            refused.update(np.flatnonzero(outside).tolist())
+    for row in np.flatnonzero(odd).tolist():
+        try:
+            found[row] = fields.instant_ns(values[row] or "")
+        except ValueError:
+            refused.add(row)
+    return found, missing
+
+
+def _bools(column: pa.Array) -> np.ndarray:
+    found: np.ndarray = column.to_numpy(zero_copy_only=False)
     return found
 
 
@@ -360,14 +372,11 @@ def _cast_instants(column: pa.Array) -> np.ndarray | None:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     found: np.ndarray = pc.fill_null(moments.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
-    return found
+    return found.copy()
 
 
-def _micros(moments: np.ndarray, values: Sequence[Any]) -> pa.Array:
-    mask = None
-    if None in values:
-        mask = np.fromiter((value is None for value in values), bool, len(values))
-    return pa.array(moments // 1000, pa.int64(), mask=mask).cast(INSTANT)
+def _micros(moments: np.ndarray, missing: np.ndarray) -> pa.Array:
+    return pa.array(moments // 1000, pa.int64(), mask=missing if missing.any() else None).cast(INSTANT)
 
 
 def _days(values: Sequence[str | None], refused: set[int]) -> pa.Array:

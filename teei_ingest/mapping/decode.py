@@ -65,7 +65,8 @@ class Page:
 
     def raw(self) -> list[bytes]:
         """The records as the source sent them."""
-        return [bytes(item) for item in msgspec.json.decode(self.body, type=self.plan.raw_page).records]
+        reply: Any = msgspec.json.decode(self.body, type=self.plan.raw_page)
+        return [bytes(item) for item in reply.records]
 
 
 class Decoder:

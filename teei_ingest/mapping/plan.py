@@ -104,9 +104,9 @@ def _wire_type(leaf: Leaf) -> Any:
     elif leaf.kind is Kind.BOOL:
         value = bool
     elif leaf.kind is Kind.INT:
-        value = Annotated[int, Meta(**{"ge": -fields.MAX_WHOLE, "le": fields.MAX_WHOLE, **bounds})]
+        value = Annotated[int, Meta(ge=bounds.get("ge", -fields.MAX_WHOLE), le=bounds.get("le", fields.MAX_WHOLE))]
     elif leaf.kind is Kind.FLOAT:
-        value = Annotated[float, Meta(**bounds)] if bounds else float
+        value = Annotated[float, Meta(ge=bounds.get("ge"), le=bounds.get("le"))]
     elif leaf.kind is Kind.DECIMAL:
         return msgspec.Raw
     else:

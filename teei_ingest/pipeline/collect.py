@@ -49,7 +49,7 @@ class Collected:
     keep: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     newest_ns: int = 0  # source timestamp of the newest row
     reached_ns: int = 0  # source timestamp up to which an ascending source was read
-    raw: dict[date, list[bytes]] | None = None  # accepted records as sent, for the landing
+    raw: list[bytes] | None = None  # the record behind each row as it was sent, for the landing
     watched: dict[bytes, list[tuple[int, Accepted, bytes]]] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Collector:
     def begin(self, *, raw: bool = False) -> Collected:
         """An empty collection, which stays usable when a reading breaks off."""
         rows = RowBuffer(arrow_schema(self._plan.stream.contract), self._folder)
-        return Collected(rows, raw=defaultdict(list) if raw else None)
+        return Collected(rows, raw=[] if raw else None)
 
     def extend(
         self, found: Collected, pages: Iterable[Page], window: Window, watch: frozenset[bytes] = frozenset()
@@ -130,7 +130,7 @@ class Collector:
         if not len(batch):
             return
         moments = batch.timestamp_ns
-        if self._ascending and not batch.unlisted and np.any(np.diff(moments) < 0) and np.all(np.diff(origin) > 0):
+        if self._ascending and np.any(np.diff(moments) < 0):
             raise self._out_of_order()
         days = moments // NS_PER_DAY
         first, last = (window.first - EPOCH).days, (window.last - EPOCH).days
@@ -164,8 +164,7 @@ class Collector:
             kept, ids, content, days, origin = kept.filter(good), ids[good], content[good], days[good], origin[good]
         found.newest_ns = max(found.newest_ns, int(batch.timestamp_ns.max()))
         if found.raw is not None:
-            for number, position in zip(days.tolist(), origin.tolist(), strict=True):
-                found.raw[day_of(number)].append(records[position])
+            found.raw += [records[position] for position in origin.tolist()]
         if watch:
             for position, name in enumerate(map(bytes, ids)):
                 if name in watch:
@@ -174,8 +173,8 @@ class Collector:
 
     def _watch(self, found: Collected, name: bytes, row: int, raw: bytes) -> None:
         accepted = self._mapper(raw)
-        assert isinstance(accepted, Accepted)
-        found.watched.setdefault(name, []).append((row, accepted, raw))
+        if isinstance(accepted, Accepted):
+            found.watched.setdefault(name, []).append((row, accepted, raw))
 
     def _broken(self, found: Collected, broken: Broken, raw: bytes, window: Window) -> None:
         moment = self._mapper.timestamp_ns(raw)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from threading import Event
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -83,7 +82,10 @@ class Partition:
         return self.fetched == parts
 
 
-COUNTS = ("fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window")
+# What a landing remembers of the reading that brought it.
+LANDED = (
+    "fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window", "unlisted", "requests", "pages"
+)  # fmt: skip
 
 
 @dataclass
@@ -237,13 +239,12 @@ class Ingest:
                 error = problem
             if error is None:
                 patience.succeeded()
-                keep(outcome, window, found, figures)
+                self._keep(outcome, window, found, figures, keep)
                 return
-            done = self._complete_days(found, window) if not isinstance(error, SourceMisbehaves) else None
+            done = self._complete_days(found, window, error)
             if done is not None:
                 patience.succeeded()
-                settle_or_raise(found)
-                keep(outcome, done, found, figures)
+                self._keep(outcome, done, found, figures, keep)
                 window = Window(done.last + timedelta(days=1), window.last)
         finally:
             found.close()
@@ -286,9 +287,27 @@ class Ingest:
             raise moved
         raise self._error(SourceMisbehaves, f"records changed during each of {READINGS} readings")
 
-    def _complete_days(self, found: Collected, window: Window) -> Window | None:
-        """The days that an ascending source had sent whole when it broke off."""
-        if not isinstance(self.plan.stream.window, SinceOnly) or not found.reached_ns:
+    def _keep(
+        self,
+        outcome: Outcome,
+        window: Window,
+        found: Collected,
+        figures: _Figures,
+        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+    ) -> None:
+        """Keep what was read; if that fails, these days fail and no other."""
+        try:
+            keep(outcome, window, found, figures)
+        except TeeiError as problem:
+            error = problem
+        else:
+            return
+        self._fail(outcome, window.days, window, error, figures)
+
+    def _complete_days(self, found: Collected, window: Window, error: TeeiError) -> Window | None:
+        """The days that an ascending source had sent whole and unambiguously when it broke off."""
+        ascending = isinstance(self.plan.stream.window, SinceOnly) and not isinstance(error, SourceMisbehaves)
+        if not ascending or not found.reached_ns or settle(found, again=False):
             return None
         last = day_of(found.reached_ns // NS_PER_DAY) - timedelta(days=1)
         return Window(window.first, min(last, window.last)) if last >= window.first else None
@@ -344,18 +363,27 @@ class Ingest:
                 partition.lag_s = round(lag, 3)
         return made
 
+    def _set_aside(self, window: Window, found: Collected) -> None:
+        """Replace the quarantine of all days of the window; before the commit, so that no record is nowhere."""
+        entries = {day: found.quarantine.get(day, []) for day in window.days}
+        slug, stream = self.company.slug, self.plan.stream.name
+        self._places.quarantine.replace(self._ring, slug, stream, entries, attempt=self._run_id)
+
     def _commit(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
+        self._set_aside(window, found)
+        outcome.partitions.update(self._write(window, found, figures))
+
+    def _write(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
+        """Replace the good days of a window in the table."""
         made = self._partitions(window, found, figures)
         good = [day for day, partition in made.items() if partition.error is None]
         places, stream, slug = self._places, self.plan.stream, self.company.slug
-        entries = {day: found.quarantine.get(day, []) for day in window.days}
-        places.quarantine.replace(self._ring, slug, stream.name, entries, attempt=self._run_id)
         if good:
             numbers = np.array([(day - EPOCH).days for day in good], np.int32)
             keep = found.keep & np.isin(found.rows.days, numbers)
             closed = [day for day in good if day < self._now().date()]
             carried: pa.Table | None = None
-            if closed:
+            if closed and places.store.counts(stream.contract, stream.name, slug, closed):
                 new = found.rows.columns(["event_id", "source_id", "source_timestamp", "day"], keep)
                 carried, late = places.store.gone(stream.contract, stream.name, slug, closed, new)
                 for day, count in _by_day(carried).items():
@@ -363,21 +391,22 @@ class Ingest:
                 for day, count in late.items():
                     made[day].late = count
             places.store.replace(stream.contract, stream.name, slug, good, found.rows.reader(keep, carried))
-        outcome.partitions.update(made)
+        return made
 
     def _land(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
+        self._set_aside(window, found)
         made = self._partitions(window, found, figures)
-        places, stream, slug = self._places, self.plan.stream, self.company.slug
-        entries = {day: found.quarantine.get(day, []) for day in window.days}
-        places.quarantine.replace(self._ring, slug, stream.name, entries, attempt=self._run_id)
-        raw = found.raw or {}
+        slug, stream, raw = self.company.slug, self.plan.stream.name, found.raw or []
         for day, partition in made.items():
             if partition.error is None:
                 meta = {
                     "window": [window.first.isoformat(), window.last.isoformat()],
-                    **{name: getattr(partition, name) for name in (*COUNTS, "unlisted", "requests", "pages")},
+                    **{name: getattr(partition, name) for name in LANDED},
                 }
-                places.landing.write(self._ring, slug, stream.name, day, meta, raw.get(day, ()), attempt=self._run_id)
+                rows = np.flatnonzero(found.keep & (found.rows.days == (day - EPOCH).days)).tolist()
+                self._places.landing.write(
+                    self._ring, slug, stream, day, meta, (raw[row] for row in rows), attempt=self._run_id
+                )
         outcome.partitions.update(made)
 
     def _from_landing(self, outcome: Outcome, day: date) -> bool:
@@ -392,24 +421,17 @@ class Ingest:
         try:
             self._collector.extend(found, self._replay(records), window)
             settle(found, again=False)
-            found.quarantine.clear()
-            one = Outcome()
-            self._commit_landed(one, window, found, meta)
+            partition = self._write(window, found, _Figures())[day]
         finally:
             found.close()
-        outcome.partitions.update(one.partitions)
-        if not one.bad:
+        first, last = map(date.fromisoformat, meta["window"])
+        partition.window, partition.from_landing = Window(first, last), True
+        for name in LANDED:
+            setattr(partition, name, meta[name])
+        outcome.partitions[day] = partition
+        if partition.error is None:
             places.landing.discard(slug, stream.name, day)
         return True
-
-    def _commit_landed(self, outcome: Outcome, window: Window, found: Collected, meta: dict[str, Any]) -> None:
-        self._commit(outcome, window, found, _Figures())
-        for partition in outcome.partitions.values():
-            for name in (*COUNTS, "unlisted", "requests", "pages"):
-                setattr(partition, name, meta[name])
-            first, last = map(date.fromisoformat, meta["window"])
-            partition.window = Window(first, last)
-            partition.from_landing = True
 
     def _replay(self, records: Iterable[bytes]) -> Iterable[Page]:
         """Landed records as pages."""
@@ -426,12 +448,6 @@ class Ingest:
                 waiting = []
         if waiting:
             yield page()
-
-
-def settle_or_raise(found: Collected) -> None:
-    """Settle a reading that broke off; conflicting versions in it count as the source's fault."""
-    if settle(found, again=False):
-        raise SourceMisbehaves("records change while they are read")
 
 
 @dataclass

@@ -44,6 +44,7 @@ class Redactor:
         self._ids = EventIds(ring.key("event_id"), company_id, plan.stream.name)
         self._schema = arrow_schema(plan.stream.contract)
         self._leaves = leaves(plan.stream.contract)
+        self._emails: dict[str | None, str | None] = {None: None}
         self._fixed = {
             "event_type": plan.stream.contract.event_type,
             "version": VERSION,
@@ -118,8 +119,8 @@ class Redactor:
     def _user_id(self, batch: Batch) -> pa.Array:
         """Token of the email where there is one, else of the id."""
         apply = self._personal(self._leaf("user_id"))
-        emails: dict[str | None, str | None] = {None: None}
-        for value in set(batch.person_email) - {None}:
+        emails = self._emails
+        for value in set(batch.person_email).difference(emails):
             emails[value] = apply(value) if normalize_email(value) is not None else None  # type: ignore[arg-type]
         keys = batch.person_id
         if self._plan.person_key:
@@ -138,11 +139,11 @@ class Redactor:
 
     def _opaque_ids(self, values: pa.Array) -> pa.Array:
         """Ids as they are, but one that is itself an address, a number to call or a national id is tokenized."""
-        suspect = text.possible(values)
-        if not pc.any(suspect).as_py():
+        suspects = _positions(text.possible(values))
+        if not suspects:
             return values
         kept = values.to_pylist()
-        for row in np.flatnonzero(pc.fill_null(suspect, False).to_numpy(zero_copy_only=False)).tolist():
+        for row in suspects:
             if text.is_identifier(kept[row]):
                 kept[row] = self._pseudonyms.person(self._namespace, kept[row])
         return pa.array(kept, pa.string())
@@ -207,7 +208,7 @@ class Redactor:
                 rows, column = parents(_list_offsets(column)), column.flatten()
             if column.type != pa.string() or leaf.kind is Kind.ENUM:
                 continue
-            where = find_leaks(column) | own.full_names(column, rows, skip=is_opaque_id(leaf))
+            where = find_leaks(column) | (set() if is_opaque_id(leaf) else own.full_names(column, rows))
             for at in where:
                 leaks.setdefault(int(rows[at]) if rows is not None else at, leaf.name)
         return leaks
@@ -215,12 +216,9 @@ class Redactor:
 
 def find_leaks(values: pa.Array) -> set[int]:
     """Positions of the texts that hold a direct identifier."""
-    suspect = text.possible(values)
-    if not pc.any(suspect).as_py():
-        return set()
     found: dict[str, bool] = {}
     leaks = set()
-    for at in np.flatnonzero(pc.fill_null(suspect, False).to_numpy(zero_copy_only=False)).tolist():
+    for at in _positions(text.possible(values)):
         value = values[at].as_py()
         if value not in found:
             found[value] = bool(text.kinds(value))
@@ -239,56 +237,61 @@ class _OwnNames:
 
     def __init__(self, batch: Batch) -> None:
         self._names = batch.names
-        self._full = {name for names in set(batch.names) for name in names if name}
-        self._words = {name: text.words(name) for name in self._full}
-
-    def _suspects(self, values: pa.Array) -> tuple[set[str], set[str]]:
-        """(names, words) of people that some text of the column shares."""
-        if not self._full:
-            return set(), set()
-        vocabulary: set[str] = set()
-        for value in pc.unique(values).to_pylist():
-            if value:
-                vocabulary |= text.words(value)
-        return {name for name, parts in self._words.items() if parts & vocabulary}, vocabulary
+        people = {name for names in set(batch.names) for name in names if name}
+        self._words = {name: text.words(name) for name in people}
+        self._vocabulary = frozenset().union(*self._words.values())
 
     def scrub(self, values: pa.Array, rows: np.ndarray | None) -> pa.Array:
         """Labels without identifiers and without the record's own names."""
-        suspect = text.possible(values)
-        names, vocabulary = self._suspects(values)
-        by_pattern = pc.any(suspect).as_py()
-        if not by_pattern and not names:
+        suspects = set(_positions(text.possible(values)))
+        named = self._named(values)
+        if not suspects and not named:
             return values
         made = values.to_pylist()
-        if by_pattern:
-            for at in np.flatnonzero(pc.fill_null(suspect, False).to_numpy(zero_copy_only=False)).tolist():
-                made[at] = text.scrub(made[at])
-        if names:
-            for at, value in enumerate(made):
-                if value is None:
-                    continue
-                mine = self._names[int(rows[at]) if rows is not None else at]
-                parts = {w for name in mine if name in names for w in self._words[name] & vocabulary}
-                if parts and parts & text.words(value):
-                    made[at] = text.scrub(value, [*(n for n in mine if n), *parts])
+        for at in named:
+            found = self._found(made[at], at, rows)
+            if found:
+                made[at] = text.scrub(made[at], found)
+        for at in suspects:
+            made[at] = text.scrub(made[at])
         return pa.array(made, pa.string())
 
-    def full_names(self, values: pa.Array, rows: np.ndarray | None, *, skip: bool) -> set[int]:
+    def full_names(self, values: pa.Array, rows: np.ndarray | None) -> set[int]:
         """Positions of texts that hold a name of several words of the same record."""
-        if skip:
-            return set()
-        names, _ = self._suspects(values)
-        names = {name for name in names if len(self._words[name]) > 1}
-        if not names:
-            return set()
         leaks = set()
-        for at, value in enumerate(values.to_pylist()):
-            if value is not None:
-                mine = self._names[int(rows[at]) if rows is not None else at]
-                folded = value.casefold()
-                if any(name in names and name.casefold() in folded for name in mine):
-                    leaks.add(at)
+        for at in self._named(values):
+            if any(len(self._words.get(name, ())) > 1 for name in self._found(values[at].as_py(), at, rows)):
+                leaks.add(at)
         return leaks
+
+    def _found(self, value: str, at: int, rows: np.ndarray | None) -> set[str]:
+        """The record's own names that a text holds, and their parts of at least three letters."""
+        said = text.words(value)
+        found: set[str] = set()
+        for name in self._names[int(rows[at]) if rows is not None else at]:
+            if name and not said.isdisjoint(self._words[name]):
+                found.update(word for word in self._words[name] & said if len(word) > 2)
+                if name.casefold() in value.casefold():
+                    found.add(name)
+        return found
+
+    def _named(self, values: pa.Array) -> list[int]:
+        """Positions of texts that share a word with anybody's name in the batch."""
+        if not self._vocabulary:
+            return []
+        encoded = values.dictionary_encode()
+        shared = [not self._vocabulary.isdisjoint(text.words(value)) for value in encoded.dictionary.to_pylist()]
+        if not any(shared):
+            return []
+        return _positions(pa.array(shared).take(encoded.indices))
+
+
+def _positions(mask: pa.Array) -> list[int]:
+    """Where a mask is true."""
+    if not pc.any(mask).as_py():
+        return []
+    found: list[int] = np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)).tolist()
+    return found
 
 
 def _mapped(values: Sequence[str | None], make: Callable[[str], str | None]) -> pa.Array:

@@ -69,7 +69,7 @@ def _names(leaf: Leaf) -> tuple[str, ...]:
 
 
 def _every_leaf() -> list[Leaf]:
-    found = []
+    found: list[Leaf] = []
     for contract in RELEASED:
         for leaf in leaves(contract):
             found += leaf.nested or (leaf,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -127,9 +128,10 @@ def possible(values: pa.Array) -> pa.Array:
     return pc.match_substring_regex(values, POSSIBLE)
 
 
-WORD = re.compile(r"[^\W\d_]{3,}")
+WORD = re.compile(r"[^\W\d_]{2,}")
 
 
-def words(text: str) -> set[str]:
-    """Words of at least three letters, casefolded."""
-    return {found.casefold() for found in WORD.findall(text)}
+@lru_cache(50_000)
+def words(text: str) -> frozenset[str]:
+    """Words of at least two letters, casefolded."""
+    return frozenset(found.casefold() for found in WORD.findall(text))

@@ -5,11 +5,11 @@ What goes into a MAC is length-prefixed, so that no two inputs run into each oth
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import idna
@@ -31,9 +31,16 @@ def normalize_email(value: str) -> str | None:
     if not _ADDRESS.fullmatch(folded):
         return None
     local, domain = folded.split("@")
-    with contextlib.suppress(idna.IDNAError, UnicodeError):
-        domain = idna.encode(domain, uts46=True).decode()
-    return f"{local}@{domain}"
+    return f"{local}@{_ascii_domain(domain)}"
+
+
+@lru_cache(10_000)
+def _ascii_domain(domain: str) -> str:
+    """A domain in IDNA's letters (RFC 5891), or as it is where it has none."""
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except (idna.IDNAError, UnicodeError):
+        return domain
 
 
 def prefixed(*parts: str | bytes) -> bytes:
@@ -135,5 +142,5 @@ def uuid_text(ids: np.ndarray) -> Any:
     digits[:, 0::2] = _HEX[ids >> 4]
     digits[:, 1::2] = _HEX[ids & 15]
     text[:, _PLACES] = digits
-    offsets = np.arange(0, 36 * (count + 1), 36, np.int32)
+    offsets = np.arange(0, 36 * (count + 1), 36, dtype=np.int32)
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))

@@ -172,4 +172,5 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]], width: int | Non
         return "\n\n".join(blocks)
     with out.capture() as captured:
         out.print(table, width=natural)
-    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+    lines = captured.get().splitlines()[1:-1]  # the box has an empty line above and below
+    return "\n".join(line.rstrip() for line in lines)

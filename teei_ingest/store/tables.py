@@ -163,14 +163,14 @@ class Store:
         """Stored rows of the current version, in no promised order; a filter that is None lets all through."""
         return self._scan(contract, _where(stream, company, days), columns or arrow_schema(contract).names)
 
-    @_clearly
     def batches(
         self, contract: type[Data], *, stream: str, company: str, days: Iterable[date]
     ) -> Iterator[pa.RecordBatch]:
         """Stored rows of the current version, a batch at a time."""
-        scanned = self._table(contract).scan(predicate=_where(stream, company, days))
         schema = arrow_schema(contract)
-        return (batch.select(schema.names).cast(schema) for batch in pa.RecordBatchReader.from_stream(scanned))
+        reader = self._reader(contract, _where(stream, company, days), schema.names)
+        while (batch := self._next(reader)) is not None:
+            yield batch.select(schema.names).cast(schema)
 
     def gone(
         self, contract: type[Data], stream: str, company: str, days: Sequence[date], new: pa.Table
@@ -212,6 +212,12 @@ class Store:
         by_day = found.group_by("day").aggregate([([], "count_all")]).sort_by("day")
         return dict(zip(by_day["day"].to_pylist(), by_day["count_all"].to_pylist(), strict=True))
 
+    @_clearly
+    def holds(self, company: str) -> bool:
+        """Whether any event of a company is stored."""
+        filters = [("company", "=", company)]
+        return any(self._table(contract).file_uris(partition_filters=filters) for contract in contracts())
+
     def newest_day(self, contract: type[Data], stream: str, company: str) -> date | None:
         """The last day with a stored row."""
         return max(self.counts(contract, stream, company), default=None)
@@ -250,8 +256,16 @@ class Store:
     @_clearly
     def _scan(self, contract: type[Data], predicate: str, columns: Sequence[str]) -> pa.Table:
         schema = pa.schema([arrow_schema(contract).field(name) for name in columns])
-        found = self._table(contract).scan(columns=schema.names, predicate=predicate or None)
-        return pa.table(found).select(schema.names).cast(schema)
+        return self._reader(contract, predicate, columns).read_all().select(columns).cast(schema)
+
+    @_clearly
+    def _reader(self, contract: type[Data], predicate: str, columns: Sequence[str]) -> pa.RecordBatchReader:
+        found = self._table(contract).scan(columns=list(columns), predicate=predicate or None)
+        return pa.RecordBatchReader.from_stream(found)
+
+    @_clearly
+    def _next(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+        return next(reader, None)
 
     def _create(self, contract: type[Data]) -> None:
         if self._exists(contract):
@@ -361,3 +375,11 @@ def _spans(days: Iterable[date]) -> list[tuple[date, date]]:
         else:
             spans.append((day, day))
     return spans
+
+
+def _late(stored: pa.Table, new: pa.Table) -> dict[date, int]:
+    if not stored.num_rows:
+        return {}
+    before = pc.is_in(new["day"], value_set=pc.unique(stored["day"]))
+    late = new.filter(pc.and_(before, pc.invert(_among(new["event_id"], stored["event_id"]))))
+    return {item["values"]: item["counts"] for item in late["day"].value_counts().to_pylist()}
