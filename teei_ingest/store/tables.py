@@ -33,7 +33,7 @@ from teei_ingest.streams import all_streams
 
 MARKER = "_teei_sandbox.json"
 # A replace rewrites the files that it touches: larger ones cost time and memory, smaller ones every reader.
-FILE_BYTES = 32 * 2**20
+FILE_BYTES = 16 * 2**20
 ROW_GROUP = 65_536
 SMALL_FILES, SMALL_BYTES = 8, 2**20  # more than so many small files of a stream become one
 VACUUM_EVERY = 64  # commits between two removals of files that no version needs

@@ -94,10 +94,16 @@ directory AS (
     WHERE entry.user_id IS NOT NULL
     GROUP BY ALL
 ),
-oldest AS (
-    SELECT company, person, arg_min(place, source_timestamp) AS place
+periods AS (
+    -- The oldest entry also stands for the time before it.
+    SELECT
+        company,
+        person,
+        place,
+        CASE WHEN row_number() OVER own > 1 THEN source_timestamp ELSE '-infinity' END AS since,
+        lead(source_timestamp, 1, 'infinity') OVER own AS until
     FROM directory
-    GROUP BY ALL
+    WINDOW own AS (PARTITION BY company, person ORDER BY source_timestamp)
 ),
 activities AS (
     SELECT
@@ -109,24 +115,20 @@ activities AS (
     LEFT JOIN identity
         ON identity.company = activity.company
         AND identity.token = coalesce(activity.user_id, activity.external_user_id)
-),
-placed AS (
-    SELECT activities.*, coalesce(directory.place, oldest.place) AS place
-    FROM activities
-    ASOF LEFT JOIN directory
-        ON directory.company = activities.company
-        AND directory.person = activities.person
-        AND directory.source_timestamp <= activities.activity_date
-    LEFT JOIN oldest ON oldest.company = activities.company AND oldest.person = activities.person
 )
 SELECT
-    company,
+    activities.company,
     place.cost_center AS cost_center,
     place.department AS department,
     date_trunc('month', activity_date)::DATE AS "month",
     fsum(hours_logged) AS hours,
     count(*) AS activities
-FROM placed
+FROM activities
+LEFT JOIN periods
+    ON periods.company = activities.company
+    AND periods.person = activities.person
+    AND activities.activity_date >= periods.since
+    AND activities.activity_date < periods.until
 GROUP BY ALL"""
 
 
