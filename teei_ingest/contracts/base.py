@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
-from teei_ingest.contracts.fields import KEY, DataClass, Instant, person_ref, public
+from teei_ingest.contracts.fields import KEY, PERSONAL_NAMES, DataClass, Instant, person_ref, public
 
 VERSION = "v1"
 
@@ -40,9 +40,11 @@ class Part(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         for name, info in cls.model_fields.items():
             extra = info.json_schema_extra
-            classified = isinstance(extra, dict) and KEY in extra
-            if not classified and part_of(info.annotation) is None:
+            declared = extra.get(KEY) if isinstance(extra, dict) else None
+            if declared is None and part_of(info.annotation) is None:
                 raise TypeError(f"{cls.__name__}.{name} has no personal-data class: declare one from contracts.fields")
+            if declared is not None and info.alias in PERSONAL_NAMES and declared != DataClass.DIRECT:
+                raise TypeError(f"{cls.__name__}.{name} is personal by its name, so its class is direct")
 
 
 class Data(Part):

@@ -33,6 +33,10 @@ class DataClass(StrEnum):
 
 
 KEY = "x-personal-data"
+# Personal by their names, whatever a contract calls them.
+PERSONAL_NAMES = frozenset(
+    "email firstName lastName displayName phoneNumber mobilePhone homeAddress ssn taxId dateOfBirth".split()
+)
 
 
 def _declare(cls: DataClass, description: str, **extra: Any) -> FieldInfo:

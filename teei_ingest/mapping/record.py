@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from teei_ingest.contracts.base import Kind, Leaf, leaves
-from teei_ingest.contracts.fields import instant_ns
+from teei_ingest.contracts.fields import DataClass, instant_ns
 from teei_ingest.mapping.plan import Field, Plan, Slot, parse
 from teei_ingest.streams.base import Choice, Constant, Derived
 
@@ -128,6 +128,26 @@ class RecordMapper:
             return instant_ns(_find(json.loads(raw), self._plan.source_timestamp.keys))
         except (ValueError, TypeError, _Breach, RecursionError):
             return None
+
+    def people(self, raw: bytes) -> list[str]:
+        """Ids and addresses of people that can be made out in a record, broken as it may be."""
+        plan = self._plan
+        slots = [slot for f in plan.fields if f.leaf.cls is DataClass.PERSON_REF for slot in f.slots]
+        slots += [slot for f in (plan.person_id, plan.person_email) if f for slot in f.slots]
+        if plan.person_key:
+            slots.append(plan.person_key)
+        try:
+            record = json.loads(raw)
+        except (ValueError, RecursionError):
+            return []
+        found = []
+        for slot in slots:
+            try:
+                value = _find(record, slot.keys)
+            except _Breach:
+                continue
+            found += [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        return found
 
     def _map(self, raw: bytes) -> Accepted:
         plan = self._plan

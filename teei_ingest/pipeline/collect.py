@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,17 +43,22 @@ class Collected:
     fetched: Counter[date] = field(default_factory=Counter)
     out_of_window: Counter[date] = field(default_factory=Counter)
     unlisted: Counter[date] = field(default_factory=Counter)
+    known: Counter[date] = field(default_factory=Counter)  # undated records that lie in another day's quarantine
     quarantine: dict[date, list[QuarantineEntry]] = field(default_factory=lambda: defaultdict(list))
     duplicates: Counter[date] = field(default_factory=Counter)
     keep: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     newest_ns: int = 0  # source timestamp of the newest row
     reached_ns: int = 0  # source timestamp up to which an ascending source was read
     raw: list[bytes] | None = None  # the record behind each row as it was sent, for the landing
-    watched: dict[bytes, list[tuple[int, Accepted, bytes]]] = field(default_factory=dict)
+    watched: dict[bytes, list[tuple[Accepted, QuarantineEntry]]] = field(default_factory=dict)
 
     def close(self) -> None:
         """Give memory and disk back."""
         self.rows.close()
+
+
+class OutOfOrder(SourceMisbehaves):
+    """A source without an end did not ascend: what it sent before any time may be anything."""
 
 
 class Collector:
@@ -104,6 +108,7 @@ class Collector:
         batch = self._columns.from_rows(rows)
         origin = np.delete(np.arange(len(rows)), batch.refused) if batch.refused else np.arange(len(rows))
         records = _Raw(pages)
+        reached = found.reached_ns
         self._add(found, batch, origin, records, window, watch)
         accepted: list[Accepted] = []
         at: list[int] = []
@@ -115,8 +120,14 @@ class Collector:
                 at.append(position)
             else:
                 self._broken(found, result, raw, window)
+        moments = batch.timestamp_ns
         if accepted:
-            self._add(found, self._columns.from_accepted(accepted), np.array(at), records, window, watch)
+            others = self._columns.from_accepted(accepted)
+            self._add(found, others, np.array(at), records, window, watch)
+            order = np.argsort(np.concatenate([origin, at]))
+            moments = np.concatenate([moments, others.timestamp_ns])[order]
+        if self._ascending and len(moments) and (np.any(np.diff(moments) < 0) or (reached and moments[0] < reached)):
+            raise self._out_of_order()
 
     def _add(
         self,
@@ -130,8 +141,6 @@ class Collector:
         if not len(batch):
             return
         moments = batch.timestamp_ns
-        if self._ascending and np.any(np.diff(moments) < 0):
-            raise self._out_of_order()
         days = moments // NS_PER_DAY
         first, last = (window.first - EPOCH).days, (window.last - EPOCH).days
         inside = (days >= first) & (days <= last)
@@ -155,7 +164,7 @@ class Collector:
                 field=where,
                 rule="personal_data",
                 record=records[int(origin[position])],
-                people=_people(result.rows, position),
+                people=self._people(records[int(origin[position])]),
             )
             found.quarantine[day_of(days[position])].append(entry)
         kept = result.rows
@@ -168,13 +177,20 @@ class Collector:
         if watch:
             for position, name in enumerate(map(bytes, ids)):
                 if name in watch:
-                    self._watch(found, name, len(found.rows) + position, records[int(origin[position])])
+                    self._watch(found, name, records[int(origin[position])])
         found.rows.append(kept, ids, content, days)
 
-    def _watch(self, found: Collected, name: bytes, row: int, raw: bytes) -> None:
+    def _watch(self, found: Collected, name: bytes, raw: bytes) -> None:
         accepted = self._mapper(raw)
         if isinstance(accepted, Accepted):
-            found.watched.setdefault(name, []).append((row, accepted, raw))
+            entry = QuarantineEntry(
+                reason="conflict",
+                field="sourceTimestamp",
+                rule="conflicting_versions",
+                record=raw,
+                people=self._people(raw),
+            )
+            found.watched.setdefault(name, []).append((accepted, entry))
 
     def _broken(self, found: Collected, broken: Broken, raw: bytes, window: Window) -> None:
         moment = self._mapper.timestamp_ns(raw)
@@ -185,14 +201,23 @@ class Collector:
             found.out_of_window[day] += 1
         else:
             entry = QuarantineEntry(
-                reason="contract", field=broken.field, rule=broken.rule, record=raw, undated=moment is None
+                reason="contract",
+                field=broken.field,
+                rule=broken.rule,
+                record=raw,
+                people=self._people(raw),
+                undated=moment is None,
             )
             found.quarantine[day].append(entry)
         found.fetched[day] += 1
 
-    def _out_of_order(self) -> SourceMisbehaves:
+    def _people(self, raw: bytes) -> tuple[str, ...]:
+        """Tokens by which an erasure finds a record that is no row."""
+        return self._redactor.tokens(self._mapper.people(raw))
+
+    def _out_of_order(self) -> OutOfOrder:
         stream = self._plan.stream
-        return SourceMisbehaves(
+        return OutOfOrder(
             "sends records out of the order of their timestamps, so the end of the window cannot be told",
             system=stream.system,
             stream=stream.name,
@@ -214,12 +239,6 @@ class _Raw:
             self._known[number] = self._pages[number].raw()
         start = int(self._ends[number - 1]) if number else 0
         return self._known[number][position - start]
-
-
-def _people(rows: Any, position: int) -> tuple[str, ...]:
-    """The tokens of a row by which an erasure finds it."""
-    values = (rows.column(name)[position].as_py() for name in ("user_id", "external_user_id"))
-    return tuple(sorted({value for value in values if value}))
 
 
 def settle(found: Collected, *, again: bool) -> frozenset[bytes]:
@@ -250,12 +269,9 @@ def settle(found: Collected, *, again: bool) -> frozenset[bytes]:
             if versions is None:
                 unsure.add(name)
                 continue
-            if any(version.event != versions[0][1].event for _, version, _ in versions):
+            if any(version.event != versions[0][0].event for version, _ in versions):
                 found.keep[rows] = False
-                found.quarantine[day] += [
-                    QuarantineEntry(reason="conflict", field="sourceTimestamp", rule="conflicting_versions", record=raw)
-                    for _, _, raw in versions
-                ]
+                found.quarantine[day] += [entry for _, entry in versions]
                 continue
         found.keep[rows[1:]] = False
         found.duplicates[day] += len(rows) - 1

@@ -36,7 +36,7 @@ from teei_ingest.mapping.columns import NS_PER_DAY
 from teei_ingest.mapping.decode import Decoder, Page
 from teei_ingest.mapping.plan import Plan
 from teei_ingest.mapping.record import RecordMapper
-from teei_ingest.pipeline.collect import EPOCH, Collected, Collector, day_of, settle
+from teei_ingest.pipeline.collect import EPOCH, Collected, Collector, OutOfOrder, day_of, settle
 from teei_ingest.pipeline.days import Window, windows
 from teei_ingest.redact.apply import Redactor
 from teei_ingest.redact.policy import Policy
@@ -49,8 +49,8 @@ log = logging.getLogger(__name__)
 
 # A list that moves while it is paged over is read again so often, then given up.
 READINGS = 3
-# These concern the whole window: asking for a part of it would be refused alike.
-FINAL = (BadCredentials, NotAllowed, RateLimited, SettingsError, Cancelled)
+# These concern the whole window: asking for a part of it would be refused alike, or hide what is wrong.
+FINAL = (BadCredentials, NotAllowed, RateLimited, SettingsError, Cancelled, OutOfOrder)
 
 
 @dataclass
@@ -337,20 +337,21 @@ class Ingest:
                     window,
                     fetched=found.fetched[day],
                     kept=int((kept_days == (day - EPOCH).days).sum()),
-                    quarantined=len(entries),
-                    duplicates=found.duplicates[day],
+                    quarantined=len(entries) - found.known[day],
+                    duplicates=found.duplicates[day] + found.known[day],
                     out_of_window=found.out_of_window[day],
                     unlisted=found.unlisted[day],
                 )
             )
             own = partition.fetched - partition.out_of_window
-            if len(entries) >= settings.quarantine_min and len(entries) >= settings.quarantine_ratio * own:
+            bad = partition.quarantined
+            if bad >= settings.quarantine_min and bad >= settings.quarantine_ratio * own:
                 worst = max(
                     {(e.field, e.rule) for e in entries}, key=lambda w: sum(w == (e.field, e.rule) for e in entries)
                 )
                 partition.error = self._error(
                     ContractBroken,
-                    f"{day}: {len(entries)} of {own} records break their contract, most often "
+                    f"{day}: {bad} of {own} records break their contract, most often "
                     f"`{worst[0]}` ({worst[1]}); the partition keeps what it had",
                 )
             elif not partition.balanced:
@@ -367,7 +368,7 @@ class Ingest:
         """Replace the quarantine of all days of the window; before the commit, so that no record is nowhere."""
         entries = {day: found.quarantine.get(day, []) for day in window.days}
         slug, stream = self.company.slug, self.plan.stream.name
-        self._places.quarantine.replace(self._ring, slug, stream, entries, attempt=self._run_id)
+        found.known.update(self._places.quarantine.replace(self._ring, slug, stream, entries, attempt=self._run_id))
 
     def _commit(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
         self._set_aside(window, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from teei_ingest.contracts.base import ENVELOPE, VERSION, Kind, Leaf, leaves
 from teei_ingest.contracts.fields import DataClass
-from teei_ingest.contracts.stored import INSTANT, TEXT_AT_REST, arrow_schema, stored_type
+from teei_ingest.contracts.stored import INSTANT, PSEUDONYMOUS, TEXT_AT_REST, arrow_schema, stored_type
 from teei_ingest.mapping.columns import NS_PER_DAY, Batch, Items
 from teei_ingest.mapping.plan import Plan
 from teei_ingest.redact import text
@@ -102,6 +102,10 @@ class Redactor:
 
     def _leaf(self, key: str) -> Leaf:
         return next(leaf for leaf in self._leaves if leaf.key == key)
+
+    def tokens(self, people: Iterable[str]) -> tuple[str, ...]:
+        """Tokens of people by their ids or addresses, whatever the policy keeps of them."""
+        return tuple(sorted({self._pseudonyms.person(self._namespace, value) for value in people}))
 
     # --- people -----------------------------------------------------------------------------------------------
 
@@ -194,24 +198,29 @@ class Redactor:
         """Rows in which a readable column still holds an identifier or the record's own full name."""
         leaks: dict[int, str] = {}
         for leaf in self._leaves:
-            if leaf.kind is Kind.MAP or (leaf.key in ENVELOPE and leaf.key != "source_id"):
+            if leaf.key in ENVELOPE and leaf.key != "source_id":
                 continue
             column = inside[leaf.path[0]][leaf.path[1]] if len(leaf.path) > 1 else made.get(leaf.key)
             if column is None or column.null_count == len(column):
                 continue
-            if leaf.nested:
-                continue
-            if leaf.cls in (DataClass.DIRECT, DataClass.PERSON_REF, DataClass.DOCUMENT_REF):
-                continue
-            rows = None
-            if leaf.many:
-                rows, column = parents(_list_offsets(column)), column.flatten()
-            if column.type != pa.string() or leaf.kind is Kind.ENUM:
-                continue
-            where = find_leaks(column) | (set() if is_opaque_id(leaf) else own.full_names(column, rows))
-            for at in where:
-                leaks.setdefault(int(rows[at]) if rows is not None else at, leaf.name)
+            for one, values, rows in readable(leaf, column):
+                for at in find_leaks(values) | (set() if is_opaque_id(one) else own.full_names(values, rows)):
+                    leaks.setdefault(int(rows[at]) if rows is not None else at, leaf.name)
         return leaks
+
+
+def readable(leaf: Leaf, column: pa.Array) -> Iterator[tuple[Leaf, pa.Array, np.ndarray | None]]:
+    """(leaf, texts, row of each) of a stored column where it holds readable text; rows None if one each."""
+    rows: np.ndarray | None = None
+    if leaf.kind is Kind.MAP:
+        yield leaf, column.keys, parents(column.offsets)
+        return
+    if leaf.many or leaf.nested:
+        rows, column = parents(_list_offsets(column)), column.flatten()
+    for one in leaf.nested or (leaf,):
+        values = column.field(one.path[-1]) if leaf.nested else column
+        if values.type == pa.string() and one.kind is not Kind.ENUM and one.cls not in PSEUDONYMOUS:
+            yield one, values, rows
 
 
 def find_leaks(values: pa.Array) -> set[int]:
