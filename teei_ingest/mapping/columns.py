@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -93,12 +94,14 @@ class Columns:
         for one in self._fields:
             leaf = one.leaf
             got = taken.field(one, refused)
+            if leaf.kind is Kind.MAP:
+                got = [None if value is None else tuple(sorted(value.items())) for value in got]
             if isinstance(one.source, Choice):
                 got, other = _chosen(one.source, leaf, got, refused)
                 unlisted = other if unlisted is None else unlisted + other
             values[leaf.key] = got
             if not isinstance(one.source, Constant):
-                hashed.append(_hashable(leaf, got))
+                hashed.append(got)
             _check(leaf, one, got, refused)
             made = _array(leaf, got, refused)
             if leaf.key in self._wanted:
@@ -265,10 +268,9 @@ def _there(values: Sequence[Any] | None, count: int) -> np.ndarray:
     return np.array([value is not None for value in values], bool)
 
 
-def _hashable(leaf: Leaf, values: Sequence[Any]) -> Sequence[Any]:
-    if leaf.kind is Kind.MAP:
-        return [None if value is None else tuple(sorted(value.items())) for value in values]
-    return values
+@lru_cache(1_000)
+def _is_open_key(key: str) -> bool:
+    return fields.OPEN_KEY.fullmatch(key) is not None
 
 
 def _chosen(source: Choice, leaf: Leaf, values: Sequence[Any], refused: set[int]) -> tuple[Sequence[Any], np.ndarray]:
@@ -311,7 +313,9 @@ def _check(leaf: Leaf, one: Field, values: Sequence[Any], refused: set[int]) -> 
         if strange:
             refused.update(i for i, value in enumerate(values) if value in strange)
     if leaf.kind is Kind.MAP:
-        refused.update(i for i, value in enumerate(values) if value and not all(map(fields.OPEN_KEY.fullmatch, value)))
+        strange = {key for value in values if value for key, _ in value if not _is_open_key(key)}
+        if strange:
+            refused.update(i for i, value in enumerate(values) if value and not strange.isdisjoint(k for k, _ in value))
 
 
 def _array(leaf: Leaf, values: Sequence[Any], refused: set[int]) -> pa.Array | Items:
@@ -335,7 +339,7 @@ def _typed(leaf: Leaf, values: Sequence[Any]) -> pa.Array | Items:
         return Items(pa.array(ends, pa.int32(), mask=mask), columns)
     kind = own_type(leaf)
     if leaf.kind is Kind.MAP:
-        return pa.array([None if v is None else sorted(v.items()) for v in values], kind)
+        return pa.array(values, kind)
     return pa.array(values, pa.list_(kind) if leaf.many else kind)
 
 
@@ -415,4 +419,6 @@ def _dig(event: Any, path: Iterable[str]) -> Any:
 
 
 def _canonical(leaf: Leaf, value: Any) -> Any:
-    return value.value if leaf.enum is not None and value is not None else value
+    if value is None:
+        return None
+    return value.value if leaf.enum is not None else sorted(value.items()) if leaf.kind is Kind.MAP else value

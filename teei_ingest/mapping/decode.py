@@ -104,13 +104,14 @@ class Decoder:
         if reply is None:
             name = self._plan.stream.records
             raise self._error(SourceMisbehaves, f"the reply has no list `{name}`; is this the right API version?")
-        return self._wrap(body, reply, [self._one(item) for item in reply.records])
-
-    def _one(self, raw: Any) -> Any:
-        try:
-            return self._record.decode(raw)
-        except (msgspec.DecodeError, RecursionError):  # a ValidationError is one, too
-            return None  # the record-wise way decides about it
+        rows: list[Any] = []
+        decode = self._record.decode
+        for item in reply.records:
+            try:
+                rows.append(decode(item))
+            except (msgspec.DecodeError, RecursionError):  # a ValidationError is one, too
+                rows.append(None)  # the record-wise way decides about it
+        return self._wrap(body, reply, rows)
 
     def _wrap(self, body: bytes, reply: Any, rows: list[Any]) -> Page:
         page = Page(body, rows, self._plan)

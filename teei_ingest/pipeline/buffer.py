@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-MEMORY_ROWS = 200_000
+MEMORY_ROWS = 50_000
 
 
 class RowBuffer:

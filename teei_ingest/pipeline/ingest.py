@@ -5,9 +5,11 @@ Days succeed or fail each on their own. Only whole days are committed, all good 
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from threading import Event
@@ -176,7 +178,7 @@ class Ingest:
         """Commit the events of the days: from the landing where it holds them, else fetched."""
 
         def work(outcome: Outcome) -> None:
-            missing = [day for day in days if not self._from_landing(outcome, day)]
+            missing = [day for day in days if not self._landed(outcome, day)]
             if missing:
                 self._fetch(outcome, missing, started if len(missing) == len(days) else None, self._commit, raw=False)
 
@@ -199,7 +201,8 @@ class Ingest:
     def _timed(self, work: Callable[[Outcome], None]) -> Outcome:
         begun = time.monotonic()
         outcome = Outcome()
-        work(outcome)
+        with _rare_collections():
+            work(outcome)
         outcome.seconds = time.monotonic() - begun
         return outcome
 
@@ -410,6 +413,15 @@ class Ingest:
                 )
         outcome.partitions.update(made)
 
+    def _landed(self, outcome: Outcome, day: date) -> bool:
+        """Whether something has landed for a day; it is committed then, or the day fails."""
+        try:
+            return self._from_landing(outcome, day)
+        except TeeiError as problem:
+            error = problem
+        self._fail(outcome, [day], Window(day, day), error, _Figures())
+        return True
+
     def _from_landing(self, outcome: Outcome, day: date) -> bool:
         """Commit a day from what the stream left, if it left something; it is consumed then."""
         places, stream, slug = self._places, self.plan.stream, self.company.slug
@@ -449,6 +461,17 @@ class Ingest:
                 waiting = []
         if waiting:
             yield page()
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Fewer garbage collections: a fifth of the time went into looking through records, which form no cycles."""
+    usual = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 @dataclass

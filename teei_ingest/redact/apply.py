@@ -44,7 +44,8 @@ class Redactor:
         self._ids = EventIds(ring.key("event_id"), company_id, plan.stream.name)
         self._schema = arrow_schema(plan.stream.contract)
         self._leaves = leaves(plan.stream.contract)
-        self._emails: dict[str | None, str | None] = {None: None}
+        self._addresses: dict[str | None, bool] = {}  # whether it is one
+        self._tables: dict[str, dict[str | None, str | None]] = {}
         self._fixed = {
             "event_type": plan.stream.contract.event_type,
             "version": VERSION,
@@ -110,7 +111,14 @@ class Redactor:
     # --- people -----------------------------------------------------------------------------------------------
 
     def _persons(self, values: Sequence[str | None], leaf: Leaf) -> pa.Array:
-        return _mapped(values, self._personal(leaf))
+        return self._mapped(values, leaf, self._personal(leaf))
+
+    def _mapped(self, values: Sequence[str | None], leaf: Leaf, make: Callable[[str], str | None]) -> pa.Array:
+        """Values by a function that is called once for each over all batches."""
+        table = self._tables.setdefault(leaf.name, {None: None})
+        for value in set(values).difference(table):
+            table[value] = make(value)  # type: ignore[arg-type]
+        return pa.array([table[value] for value in values], pa.string())
 
     def _personal(self, leaf: Leaf) -> Callable[[str], str | None]:
         mode, names = self._policy.mode(leaf), self._pseudonyms
@@ -122,18 +130,15 @@ class Redactor:
 
     def _user_id(self, batch: Batch) -> pa.Array:
         """Token of the email where there is one, else of the id."""
-        apply = self._personal(self._leaf("user_id"))
-        emails = self._emails
-        for value in set(batch.person_email).difference(emails):
-            emails[value] = apply(value) if normalize_email(value) is not None else None  # type: ignore[arg-type]
-        keys = batch.person_id
+        leaf = self._leaf("user_id")
+        keys: Sequence[str | None] = batch.person_id
         if self._plan.person_key:
             keys = [known or key for known, key in zip(keys, batch.person_key, strict=True)]
-        by_id: dict[str | None, str | None] = {None: None}
-        for value in set(keys) - {None}:
-            by_id[value] = apply(value)  # type: ignore[arg-type]
-        found = [emails[e] or by_id[k] for e, k in zip(batch.person_email, keys, strict=True)]
-        return pa.array(found, pa.string())
+        emails = self._addresses
+        for value in set(batch.person_email).difference(emails):
+            emails[value] = normalize_email(value or "") is not None
+        who = [email if emails[email] else key for email, key in zip(batch.person_email, keys, strict=True)]
+        return self._persons(who, leaf)
 
     def _source_id(self, batch: Batch) -> pa.Array:
         leaf = self._leaf("source_id")
@@ -175,6 +180,8 @@ class Redactor:
         if mode is Mode.REMOVE:
             return pa.nulls(len(values), stored_type(leaf) if not leaf.many else stored_type(leaf).value_type)
         if leaf.cls not in TEXT_AT_REST:
+            if leaf.kind is Kind.MAP:
+                return _harmless_keys(values)
             return self._opaque_ids(values) if is_opaque_id(leaf) else values
         if mode is Mode.MASK:
             return pc.if_else(values.is_valid(), pa.scalar(text.MARK), pa.scalar(None, pa.string()))
@@ -188,7 +195,7 @@ class Redactor:
             return self._persons(values.to_pylist(), leaf)
         space = leaf.extra.get("kind") or f"{leaf.cls.value}:{self._namespace}"
         make = self._pseudonyms.person if mode is Mode.TOKENIZE else self._pseudonyms.hashed
-        return _mapped(values.cast(pa.string()).to_pylist(), lambda value: make(space, value))
+        return self._mapped(values.cast(pa.string()).to_pylist(), leaf, lambda value: make(space, value))
 
     # --- guard ------------------------------------------------------------------------------------------------
 
@@ -204,7 +211,9 @@ class Redactor:
             if column is None or column.null_count == len(column):
                 continue
             for one, values, rows in readable(leaf, column):
-                for at in find_leaks(values) | (set() if is_opaque_id(one) else own.full_names(values, rows)):
+                # Labels that were scrubbed have been freed of their record's names just now.
+                free = is_opaque_id(one) or self._policy.mode(one) is Mode.SCRUB
+                for at in find_leaks(values) | (set() if free else own.full_names(values, rows)):
                     leaks.setdefault(int(rows[at]) if rows is not None else at, leaf.name)
         return leaks
 
@@ -236,6 +245,15 @@ def find_leaks(values: pa.Array) -> set[int]:
     return leaks
 
 
+def _harmless_keys(maps: pa.MapArray) -> pa.Array:
+    """Open maps without the keys that are an identifier."""
+    strange = {maps.keys[at].as_py() for at in find_leaks(maps.keys)}
+    if not strange:
+        return maps
+    kept = [None if one is None else [item for item in one if item[0] not in strange] for one in maps.to_pylist()]
+    return pa.array(kept, maps.type)
+
+
 def is_opaque_id(leaf: Leaf) -> bool:
     """Whether a public leaf is an id that the source made."""
     return leaf.cls is DataClass.PUBLIC and leaf.kind is Kind.TEXT and leaf.path[-1].endswith("_id")
@@ -246,53 +264,63 @@ class _OwnNames:
 
     def __init__(self, batch: Batch) -> None:
         self._names = batch.names
-        people = {name for names in set(batch.names) for name in names if name}
-        self._words = {name: text.words(name) for name in people}
-        self._vocabulary = frozenset().union(*self._words.values())
+        self._words: dict[str, frozenset[str]] = {}
+        self._bearers: dict[str, set[str]] = {}  # word -> names that it is part of
+        for name in {name for names in set(batch.names) for name in names if name}:
+            self._words[name] = text.words(name)
+            for word in self._words[name]:
+                self._bearers.setdefault(word, set()).add(name)
 
     def scrub(self, values: pa.Array, rows: np.ndarray | None) -> pa.Array:
         """Labels without identifiers and without the record's own names."""
         suspects = set(_positions(text.possible(values)))
-        named = self._named(values)
+        named = self._named(values, rows)
         if not suspects and not named:
             return values
         made = values.to_pylist()
-        for at in named:
-            found = self._found(made[at], at, rows)
-            if found:
+        for at in suspects.union(named):
+            found = self._found(made[at], self._of(at, rows))
+            if found or at in suspects:
                 made[at] = text.scrub(made[at], found)
-        for at in suspects:
-            made[at] = text.scrub(made[at])
         return pa.array(made, pa.string())
 
     def full_names(self, values: pa.Array, rows: np.ndarray | None) -> set[int]:
         """Positions of texts that hold a name of several words of the same record."""
         leaks = set()
-        for at in self._named(values):
-            if any(len(self._words.get(name, ())) > 1 for name in self._found(values[at].as_py(), at, rows)):
+        for at in self._named(values, rows):
+            found = self._found(values[at].as_py(), self._of(at, rows))
+            if any(len(self._words.get(name, ())) > 1 for name in found):
                 leaks.add(at)
         return leaks
 
-    def _found(self, value: str, at: int, rows: np.ndarray | None) -> set[str]:
-        """The record's own names that a text holds, and their parts of at least three letters."""
+    def _of(self, at: int, rows: np.ndarray | None) -> tuple[str, ...]:
+        return self._names[int(rows[at]) if rows is not None else at]
+
+    def _found(self, value: str, names: tuple[str, ...]) -> set[str]:
+        """Those of the names that a text holds, and their parts of at least three letters."""
         said = text.words(value)
         found: set[str] = set()
-        for name in self._names[int(rows[at]) if rows is not None else at]:
+        for name in names:
             if name and not said.isdisjoint(self._words[name]):
                 found.update(word for word in self._words[name] & said if len(word) > 2)
-                if name.casefold() in value.casefold():
+                if text.fold(name) in text.fold(value):
                     found.add(name)
         return found
 
-    def _named(self, values: pa.Array) -> list[int]:
-        """Positions of texts that share a word with anybody's name in the batch."""
-        if not self._vocabulary:
+    def _named(self, values: pa.Array, rows: np.ndarray | None) -> list[int]:
+        """Positions of texts that share a word with a name of the same record; texts are looked at once each."""
+        if not self._words:
             return []
         encoded = values.dictionary_encode()
-        shared = [not self._vocabulary.isdisjoint(text.words(value)) for value in encoded.dictionary.to_pylist()]
-        if not any(shared):
+        alike = [
+            set().union(*(self._bearers[word] for word in text.words(value) if word in self._bearers))
+            for value in encoded.dictionary.to_pylist()
+        ]
+        if not any(alike):
             return []
-        return _positions(pa.array(shared).take(encoded.indices))
+        possible = _positions(pa.array([bool(names) for names in alike]).take(encoded.indices))
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        return [at for at in possible if not alike[int(codes[at])].isdisjoint(self._of(at, rows))]
 
 
 def _positions(mask: pa.Array) -> list[int]:
@@ -301,13 +329,6 @@ def _positions(mask: pa.Array) -> list[int]:
         return []
     found: list[int] = np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)).tolist()
     return found
-
-
-def _mapped(values: Sequence[str | None], make: Callable[[str], str | None]) -> pa.Array:
-    table: dict[str | None, str | None] = {None: None}
-    for value in set(values) - {None}:
-        table[value] = make(value)  # type: ignore[arg-type]
-    return pa.array([table[value] for value in values], pa.string())
 
 
 def _coarse(leaf: Leaf, values: pa.Array) -> pa.Array:

@@ -82,13 +82,14 @@ def _leaf(
         listed = pa.array([member.value for member in leaf.enum])
         yield from _where(name, "enum", pc.and_(values.is_valid(), pc.invert(pc.is_in(values, listed))), rows)
     elif leaf.kind is Kind.MAP:
-        keys = values.keys
-        if len(found := find_leaks(keys)):
-            yield name, "identifier", np.array(sorted(found))
-    elif values.type == pa.string():
-        found = find_leaks(values)
+        found = sorted(find_leaks(values.keys))
         if found:
-            at = np.array(sorted(found))
+            owners = np.searchsorted(values.offsets.to_numpy(), found, side="right") - 1
+            yield name, "identifier", np.unique(owners)
+    elif values.type == pa.string():
+        found = sorted(find_leaks(values))
+        if found:
+            at = np.array(found)
             yield name, "identifier", rows[at] if rows is not None else at
     elif leaf.cls not in TEXT_AT_REST:
         bounds = limits(leaf)

@@ -7,7 +7,8 @@ them. No pattern finds the person in "Sorted food with Ola", which is why free t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 
 import pyarrow as pa
@@ -24,10 +25,12 @@ POSSIBLE = (
 )
 _EDGE = r"(?<![A-Za-z0-9_-])"
 _END = r"(?![A-Za-z0-9_-])"
+_GOES_ON = re.compile(r"[A-Za-z0-9_-]")
 
-EMAIL = re.compile(r"[^\s@＠<>()\[\],;:\"']+(?:[@＠]|%40)[^\s@＠<>()\[\],;:\"']+")
+_TOKEN = r"[^\s@＠<>()\[\],;:\"']"
+EMAIL = re.compile(rf"(?<!{_TOKEN}){_TOKEN}+(?:[@＠]|%40){_TOKEN}+")
 PHONE = re.compile(
-    rf"(?:(?<![\w+])(?:\+|00)[ (]{{0,2}}[1-9](?:[ ().\-/]{{0,2}}\d){{6,14}}"  # international
+    rf"(?:(?<![\w+])(?:\+|00)[ (]{{0,2}}[1-9](?:(?:[ ().\-/]{{1,2}}(?!00[1-9]))?\d){{6,14}}"  # international
     rf"|{_EDGE}\(0?\d{{1,4}}\)[ \-.]?\d{{2,4}}(?:[ \-.]\d{{2,4}}){{1,3}}"  # (area) number
     rf"|{_EDGE}\d{{3}}[ .\-]\d{{3}}[ .\-]\d{{4}}"  # North America
     rf"|{_EDGE}0\d{{1,4}}[ \-./]\d{{2,8}}(?:[ \-.]\d{{2,4}}){{0,3}}"  # national, with its zero
@@ -85,21 +88,56 @@ def _is_national(text: str) -> bool:
     return _is_norwegian(digits)
 
 
+def _is_phone(text: str) -> bool:
+    """7 to 15 digits (E.164); 12 with the zero that stands for the country."""
+    digits = sum(c.isdigit() for c in text.removeprefix("00"))
+    return 7 <= digits <= (12 if text[0] == "0" != text[1] else 15)
+
+
 _FINDERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("email", EMAIL, lambda text: True),
     ("iban", IBAN, _is_iban),
     ("card", CARD, _is_card),
     ("national_id", NATIONAL, _is_national),
-    ("phone", PHONE, lambda text: 7 <= sum(c.isdigit() for c in text) <= 15),
+    ("phone", PHONE, _is_phone),
 )
-_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ][\d:.]+(?:Z|[+-]\d{2}:\d{2})?)?")
+# Records' ids and times, in which digits mean nothing else.
+_SPARED = re.compile(
+    r"([0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|\d{4}-\d{2}-\d{2}(?:[T ][\d:.]+(?:Z|[+-]\d{2}:\d{2})?)?)"
+)
 
 
-def kinds(text: str) -> set[str]:
+def _hits(pattern: re.Pattern[str], check: Callable[[str], bool], text: str) -> Iterator[tuple[int, int]]:
+    """Where a pattern holds. What fails its check may have run on into the next word, or hide another match."""
+    at = 0
+    while found := pattern.search(text, at):
+        at = found.start() + 1
+        shorter: re.Match[str] | None = found
+        while shorter:
+            end = shorter.end()
+            if not _GOES_ON.match(text, end) and check(shorter[0]):
+                yield found.start(), end
+                at = end
+                break
+            shorter = pattern.match(text, found.start(), end - 1)
+
+
+@lru_cache(20_000)
+def kinds(text: str) -> frozenset[str]:
     """The kinds of direct identifiers that a text holds."""
-    bare = _DATE.sub(" ", _UUID.sub(" ", text))
-    return {kind for kind, pattern, check in _FINDERS if any(check(found[0]) for found in pattern.finditer(bare))}
+    pieces = _SPARED.split(text)[::2]
+    return frozenset(kind for kind, pattern, check in _FINDERS for piece in pieces if any(_hits(pattern, check, piece)))
+
+
+@lru_cache(20_000)
+def _without_identifiers(text: str) -> str:
+    """Labels come again and again, so each is looked through once."""
+    pieces = _SPARED.split(text)
+    for at in range(0, len(pieces), 2):
+        for _, pattern, check in _FINDERS:
+            for start, end in reversed(list(_hits(pattern, check, pieces[at]))):
+                pieces[at] = pieces[at][:start] + MARK + pieces[at][end:]
+    return "".join(pieces)
 
 
 def is_identifier(text: str) -> bool:
@@ -112,14 +150,15 @@ def is_identifier(text: str) -> bool:
     return text[:1] == "+" and PHONE.fullmatch(text) is not None
 
 
-def scrub(text: str, names: Iterable[str] = ()) -> str:
+def scrub(text: str, names: Collection[str] = ()) -> str:
     """The text with what patterns find, and the given names as whole words, replaced by the mark."""
-    for name in sorted(names, key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", MARK, text, flags=re.IGNORECASE)
-    if not kinds(text):
-        return text
-    for _, pattern, check in _FINDERS:
-        text = pattern.sub(lambda found, check=check: MARK if check(found[0]) else found[0], text)  # type: ignore[misc]
+    text = _without_identifiers(text)
+    if names:
+        text, names = unicodedata.normalize("NFC", text), [unicodedata.normalize("NFC", name) for name in names]
+        for name in sorted(names, key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", MARK, text, flags=re.IGNORECASE)
+        folded = {name.casefold() for name in names}
+        text = WORD.sub(lambda found: MARK if found[0].casefold() in folded else found[0], text)
     return text
 
 
@@ -128,10 +167,15 @@ def possible(values: pa.Array) -> pa.Array:
     return pc.match_substring_regex(values, POSSIBLE)
 
 
-WORD = re.compile(r"[^\W\d_]{2,}")
+WORD = re.compile(r"[^\W\d_]{2,}|[^\W\d_a-zA-Z]")  # in some scripts one letter is a name
 
 
 @lru_cache(50_000)
 def words(text: str) -> frozenset[str]:
-    """Words of at least two letters, casefolded."""
-    return frozenset(found.casefold() for found in WORD.findall(text))
+    """Words of at least two letters, or one that is not ASCII, casefolded."""
+    return frozenset(found.casefold() for found in WORD.findall(unicodedata.normalize("NFC", text)))
+
+
+def fold(text: str) -> str:
+    """The form in which texts are compared without regard to case."""
+    return unicodedata.normalize("NFC", text).casefold()

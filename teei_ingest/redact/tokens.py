@@ -25,7 +25,7 @@ def normalize_email(value: str) -> str | None:
 
     Trimmed, NFKC, casefolded, domain in IDNA; dots and plus signs stay, since they tell people apart.
     """
-    if "@" not in value:
+    if "@" not in value and value.isascii():
         return None
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).strip().casefold())
     if not _ADDRESS.fullmatch(folded):
@@ -67,8 +67,8 @@ class Mac:
         outer.update(inner.digest())
         return outer.digest()
 
-    def digests(self, messages: Iterable[bytes], length: int) -> bytes:
-        """The first `length` bytes of each message's digest, one behind the other."""
+    def digests(self, messages: Iterable[bytes]) -> bytes:
+        """All digests, one behind the other."""
         take_inner, take_outer = self._inner.copy, self._outer.copy
         made = []
         for message in messages:
@@ -76,7 +76,7 @@ class Mac:
             inner.update(message)
             outer = take_outer()
             outer.update(inner.digest())
-            made.append(outer.digest()[:length])
+            made.append(outer.digest())
         return b"".join(made)
 
 
@@ -119,12 +119,11 @@ class EventIds:
     def __call__(self, source_ids: Sequence[str], timestamp_ns: np.ndarray) -> np.ndarray:
         """n × 16 bytes; `timestamp_ns` is the source timestamp in nanoseconds since 1970."""
         moments = timestamp_ns.astype(">i8").tobytes()
-        encoded = [source_id.encode() for source_id in source_ids]
-        messages = (
-            len(name).to_bytes(4, "big") + name + b"\0\0\0\x08" + moments[at : at + 8]
-            for name, at in zip(encoded, range(0, len(moments), 8), strict=True)
-        )
-        ids = np.frombuffer(self._mac.digests(messages, 16), np.uint8).reshape(-1, 16).copy()
+        messages = [
+            len(name).to_bytes(4, "big") + name + b"\0\0\0\x08" + moments[8 * at : 8 * at + 8]
+            for at, name in enumerate(map(str.encode, source_ids))
+        ]
+        ids = np.frombuffer(self._mac.digests(messages), np.uint8).reshape(-1, 32)[:, :16].copy()
         ids[:, 6] = (ids[:, 6] & 0x0F) | 0x80
         ids[:, 8] = (ids[:, 8] & 0x3F) | 0x80
         return ids

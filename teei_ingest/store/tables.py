@@ -216,7 +216,7 @@ class Store:
     def holds(self, company: str) -> bool:
         """Whether any event of a company is stored."""
         filters = [("company", "=", company)]
-        return any(self._table(contract).file_uris(partition_filters=filters) for contract in contracts())
+        return any(self._table(contract).file_uris(file_pruning_predicate=filters) for contract in contracts())
 
     def newest_day(self, contract: type[Data], stream: str, company: str) -> date | None:
         """The last day with a stored row."""
