@@ -13,7 +13,7 @@ import dagster as dg
 
 from teei_ingest.contracts.base import VERSION
 from teei_ingest.defs import catalog, checks
-from teei_ingest.defs.partitions import by_company, key
+from teei_ingest.defs.partitions import by_company, key, open_day
 from teei_ingest.defs.resources import IngestResource, StoreResource
 from teei_ingest.errors import InternalError, TeeiError
 from teei_ingest.pipeline.days import windows
@@ -46,6 +46,9 @@ def _materialize(
     requested = by_company(context.partition_keys)
     if not requested:
         raise dg.Failure("the partition range is empty: it begins after its end, or no company lies in it")
+    last = max(day for days in requested.values() for day in days)
+    if last > open_day():  # Dagster resolves a range beyond the partitions that there are
+        raise dg.Failure(f"the partition range ends after the open day, {open_day()}")
     selected = {asset.to_user_string() for asset in context.selected_asset_keys}
     failed: dict[str, TeeiError] = {}
     for company, days in requested.items():

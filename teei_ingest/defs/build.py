@@ -16,19 +16,19 @@ from teei_ingest.defs.resources import (
     LandingResource,
     SettingsResource,
     StoreResource,
-    load_settings,
 )
+from teei_ingest.defs.sqlite import quicken
 from teei_ingest.streams import all_streams
 
 
 def build(overrides: Mapping[str, str] | None = None, **resources: Any) -> dg.Definitions:
     """Definitions for the environment with `overrides` of its variables; `resources` replace those of that name."""
-    variables = dict(overrides or {})
-    settings = load_settings(variables)
+    quicken()
+    given: dict[str, Any] = {"settings": SettingsResource(overrides=dict(overrides or {})), **resources}
+    configured: SettingsResource = given["settings"]
+    settings = configured.settings
     partitions_def = partitions(settings)
     made = [assets.assets_for(stream, partitions_def, settings) for stream in all_streams().values()]
-    configured = SettingsResource(overrides=variables)
-    given: dict[str, Any] = {"settings": configured, **resources}
     given.setdefault("credentials", CredentialsResource(settings=configured))
     given.setdefault("http", HttpResource(settings=configured, credentials=given["credentials"]))
     given.setdefault("store", StoreResource(settings=configured))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 
 import dagster as dg
 
@@ -41,6 +41,11 @@ def by_company(keys: Iterable[str]) -> dict[str, list[date]]:
     return found
 
 
+def open_day() -> date:
+    """The last day that there is: today, in UTC."""
+    return datetime.now(UTC).date()
+
+
 def requested(tags: Mapping[str, str]) -> tuple[str, date, date] | None:
     """(company, first day, last day) of a run over one company's contiguous days; None for any other run."""
     ends = tags.get(RANGE_START), tags.get(RANGE_END)
@@ -49,4 +54,4 @@ def requested(tags: Mapping[str, str]) -> tuple[str, date, date] | None:
     if not all(ends):
         return None
     (company, first), (other, last) = (split(str(end)) for end in ends)
-    return (company, first, last) if company == other and first <= last else None
+    return (company, first, last) if company == other and first <= last <= open_day() else None

@@ -3,6 +3,7 @@
 Each can be replaced in a test, all in one place: `build(…)` in `defs/build.py`. What they do is done elsewhere.
 """
 
+import os
 import threading
 from functools import cached_property
 from typing import Any
@@ -32,12 +33,6 @@ from teei_ingest.vault.credentials import SystemCredentials, refuse_common_accou
 from teei_ingest.vault.keys import KeyRing
 
 
-def load_settings(overrides: dict[str, str]) -> Settings:
-    """Settings with some variables replaced."""
-    settings = Settings.load()
-    return Settings.load({**settings.environ, **overrides}) if overrides else settings
-
-
 class SettingsResource(dg.ConfigurableResource[Any]):
     """Settings and the registry of companies; `overrides` replaces variables of the environment."""
 
@@ -45,8 +40,8 @@ class SettingsResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings of this process."""
-        return load_settings(self.overrides)
+        """The settings of this process; with overrides, `.env` is not read."""
+        return Settings.load({**os.environ, **self.overrides}) if self.overrides else Settings.load()
 
     @cached_property
     def companies(self) -> Companies:

@@ -1,0 +1,132 @@
+"""The commands put together, and what holds for each of them: the process's set-up, errors of one line, exit codes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from teei_ingest.cli import check, companies, play, query, setup, sync
+from teei_ingest.errors import SettingsError, TeeiError
+
+app = typer.Typer(
+    name="teei",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Pulls corporate-social-responsibility activity out of seven systems, takes the personal data out, "
+    "and keeps the events in tables that any SQL engine reads.",
+    epilog="`--debug` behind any command shows tracebacks and Dagster's log.",
+)
+
+_INTERRUPTED = 130
+TRY, SET_UP, WORK, WATCH = "Try it", "Set up", "Work", "Watch"
+
+app.command("demo", rich_help_panel=TRY)(play.demo)
+app.command("dev", rich_help_panel=TRY)(play.dev)
+app.command("sandbox", rich_help_panel=TRY)(play.sandbox)
+app.command("init", rich_help_panel=SET_UP)(setup.init)
+app.command("env", rich_help_panel=SET_UP)(setup.env)
+app.add_typer(companies.app, name="companies", rich_help_panel=SET_UP)
+app.command("sync", rich_help_panel=WORK)(sync.sync)
+app.command("sql", rich_help_panel=WORK)(query.sql)
+app.command("streams", rich_help_panel=WORK)(query.streams)
+app.command("health", rich_help_panel=WATCH)(check.health)
+app.command("doctor", rich_help_panel=WATCH)(check.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"teei {version('teei-ingest')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Entry point of the process."""
+    _prepare()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out a command line; its exit code. Commands find in `context.obj` whether `--debug` was given."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    arguments = [word for at, word in enumerate(arguments) if word != "--debug" or at > end]
+    try:
+        code = app(arguments, prog_name="teei", standalone_mode=False, obj=debug)
+        if code == _INTERRUPTED:
+            _say("interrupted; what was started has ended")
+        return code if isinstance(code, int) else 0
+    except TeeiError as error:
+        if debug:
+            raise
+        _say(str(error))
+        return error.exit_code
+    except TyperException as error:
+        if error.format_message():  # without one, its help has been shown
+            _say(_usage(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read has enough: `teei sql … | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        _say(f"{error.name} is not installed: `make setup`, or pip install 'teei-ingest[sandbox]'")
+        return SettingsError.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        # Its text may hold a record's value.
+        _say(f"unexpected {type(error).__name__}; the same command with --debug shows where")
+        return 1
+
+
+def _usage(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "teei"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{message[0].lower()}{message[1:]}; see `{path} --help`"
+
+
+def _say(message: str) -> None:
+    from teei_ingest.cli.output import err
+
+    err().print(f"[bold red]teei:[/] {_escaped(message)}", soft_wrap=True, highlight=False)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _prepare() -> None:
+    """What is kept is for this user alone, nothing is dumped, and no log shows a query string."""
+    import logging
+
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that all that was started is ended
+    # Libraries have nothing to say to a person; what went wrong comes as an error of one line.
+    logging.getLogger().addHandler(logging.StreamHandler() if "--debug" in sys.argv else logging.NullHandler())
+    logging.getLogger("urllib3").setLevel(logging.WARNING)

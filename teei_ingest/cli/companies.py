@@ -1,0 +1,73 @@
+"""`teei companies list|sync`: the registry, and its companies as Dagster's partitions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The registry of companies, and their partitions in Dagster.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """Companies of the registry: their systems, and whether Dagster has their partitions."""
+    from rich.text import Text
+
+    from teei_ingest.cli import home
+    from teei_ingest.cli.output import as_json, err, out, table
+    from teei_ingest.companies import load_companies
+    from teei_ingest.vault.credentials import status
+
+    settings = home.settle()
+    home.prepare_dagster_home(settings)
+    companies = load_companies(settings)
+    with err().status("loading Dagster"):
+        from teei_ingest.defs.run import known_companies
+    known = set(known_companies())
+    rows: list[dict[str, Any]] = [
+        {
+            "slug": company.slug,
+            "id": str(company.id),
+            "name": company.name,
+            "systems": {name: status(settings, companies, company, name).state for name in company.systems},
+            "partition": company.slug in known,
+        }
+        for company in companies
+    ]
+    if json:
+        as_json(rows)
+        return
+    styles = {"configured": "green", "incomplete": "red", "unconfigured": "dim"}
+    made = table(["company", "name", "systems", "partition"])
+    for row in rows:
+        systems = Text(", ").join(Text(name, style=styles[state]) for name, state in row["systems"].items())
+        made.add_row(row["slug"], row["name"], systems, "yes" if row["partition"] else "not yet")
+    out().print(made)
+    legend = Text("systems: ").append("configured", "green").append(", ").append("incomplete", "red")
+    out().print(legend.append(", ").append("unconfigured", "dim"))
+
+
+@app.command("sync")
+def sync(json: Json = False) -> None:
+    """Make a partition of every company in the registry that has none; Dagster's sensor does the same.
+
+    A company that left the registry keeps its partitions.
+    """
+    from teei_ingest.cli import home
+    from teei_ingest.cli.output import as_json, err, out
+    from teei_ingest.companies import load_companies
+
+    settings = home.settle()
+    home.prepare_dagster_home(settings)
+    companies = load_companies(settings)
+    with err().status("loading Dagster"):
+        from teei_ingest.defs.run import add_companies
+    added = add_companies(companies.slugs)
+    if json:
+        as_json({"added": added, "companies": list(companies.slugs)})
+        return
+    many = "1 company" if len(companies) == 1 else f"{len(companies)} companies"
+    out().print(f"{many} in the registry, {len(added)} added{': ' + ', '.join(added) if added else ''}")

@@ -1,0 +1,135 @@
+"""`teei sync`: days of a company's streams, through Dagster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from teei_ingest.cli.complete import company_slugs, stream_names
+
+if TYPE_CHECKING:
+    from teei_ingest.errors import TeeiError
+    from teei_ingest.sync import Figures, Problem, Request, Result
+
+
+def sync(
+    context: typer.Context,
+    company: Annotated[str, typer.Option(metavar="SLUG", help="The company.", autocompletion=company_slugs)],
+    first: Annotated[str, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")],
+    last: Annotated[str, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; the open one may be it.")],
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A stream; may be given several times. Without it: all whose systems have credentials.",
+            autocompletion=stream_names,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the reply as JSON and nothing else.")] = False,
+) -> None:
+    """Read days of a company's streams and keep their events.
+
+    One run of Dagster, which its UI shows. What is there already is replaced, and a day that fails keeps what it had.
+    Exit code 4 says that a source did not give everything; the table says which days, why, and how to try them again.
+    """
+    from teei_ingest.cli import home
+    from teei_ingest.cli.output import as_json, err, quiet_progress
+    from teei_ingest.companies import load_companies
+    from teei_ingest.sync import plan_request, reply
+
+    settings = home.settle()
+    request = plan_request(settings, load_companies(settings), company, first, last, stream or ())
+    home.prepare_dagster_home(settings)
+    if request.left_out:
+        err().print(f"[dim]left out, since they have no credentials: {', '.join(request.left_out)}[/]")
+    with err().status("loading Dagster"):
+        from teei_ingest.defs.run import run
+    total = 2 * len(request.streams) * len(request.window.days)
+    with quiet_progress(total, company) as progress:
+        result = run(request, progress, debug=bool(context.obj))
+    if json:
+        as_json(reply(result))
+    else:
+        _show(request, result)
+    if not result.success:
+        raise typer.Exit(exit_code(result.problems))
+
+
+def _show(request: Request, result: Result) -> None:
+    from teei_ingest.cli.output import out
+
+    window = request.window
+    days = f"{len(window.days)} days" if len(window.days) > 1 else "1 day"
+    out().print(f"[bold]{request.company.name}[/] · {window.first} … {window.last} · {days} · run {result.run_id[:8]}")
+    show_figures(result.streams)
+    show_problems(result)
+
+
+def show_figures(by_stream: Mapping[str, Figures]) -> None:
+    """A table by stream, with totals."""
+    from teei_ingest.cli.output import out, table
+    from teei_ingest.sync import Figures
+
+    names = ["stream", "fetched", "kept", "quarantined", "duplicates", "out of window", "requests", "checks", "seconds"]
+    rows = {name: _cells(figures) for name, figures in by_stream.items()}
+    sums = _cells(sum(by_stream.values(), Figures()))
+    if out().width < 100:
+        short = {"quarantined": "bad", "duplicates": "dup", "out of window": "out", "requests": "req", "seconds": "s"}
+        names = [short.get(name, name) for name in names]
+    made = table(names, numbers=names[1:], footer=["total", *sums] if len(rows) > 1 else ())
+    for name, cells in rows.items():
+        made.add_row(name, *cells)
+    out().print(made)
+
+
+def _cells(figures: Figures) -> list[str]:
+    counts = (figures.fetched, figures.kept, figures.quarantined, figures.duplicates, figures.out_of_window)
+    checks = f"{figures.checks_passed:,}/{figures.checks:,}"
+    return [
+        *(f"{count:,}" for count in counts),
+        f"{figures.requests:,}",
+        checks if figures.checks == figures.checks_passed else f"[red]{checks}[/]",
+        f"{figures.seconds:.1f}",
+    ]
+
+
+def show_problems(result: Result) -> None:
+    """Which days failed and why, and the commands that try them again."""
+    from rich.text import Text
+
+    from teei_ingest.cli.output import out, program
+    from teei_ingest.pipeline.days import windows
+    from teei_ingest.sync import retries
+
+    if result.success:
+        return
+    if result.broken:
+        out().print(Text.assemble(("✘ ", "red"), result.broken), soft_wrap=True)
+    reasons: dict[tuple[str, str], list[Problem]] = {}
+    for problem in result.problems:
+        reasons.setdefault((problem.stream, problem.message), []).append(problem)
+    for (stream, message), problems in reasons.items():
+        spans = windows([problem.day for problem in problems])
+        days = ", ".join(f"{s.first}" if s.first == s.last else f"{s.first} … {s.last}" for s in spans)
+        prefix = f"{stream} {result.company}: " if stream not in message else ""
+        out().print(Text.assemble(("✘ ", "red"), (days, "bold"), f"  {prefix}{message}"), soft_wrap=True)
+    again = retries(result)
+    if again:
+        out().print("\n[bold]Try again[/]")
+        for command in again:
+            out().print(Text(f"  {program()}{command.removeprefix('teei')}", style="cyan"), soft_wrap=True)
+
+
+def exit_code(problems: Sequence[Problem]) -> int:
+    """The errors' own code where they agree, else that of a source; 1 for a check that did not pass."""
+    from teei_ingest.errors import SourceError, TeeiError
+
+    codes = {error.code: error.exit_code for error in _below(TeeiError)}
+    found = {codes.get(problem.code, 1) for problem in problems} or {1}
+    return found.pop() if len(found) == 1 else SourceError.exit_code
+
+
+def _below(kind: type[TeeiError]) -> list[type[TeeiError]]:
+    return [found for child in kind.__subclasses__() for found in (child, *_below(child))]

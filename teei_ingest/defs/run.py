@@ -1,0 +1,255 @@
+"""Runs: a request as a real run of Dagster's instance, companies as partitions, runs whose process is gone.
+
+Belongs here: what `teei` and the gateway need of Dagster, in types that know nothing of it. Importing this module
+loads Dagster and all definitions, which takes seconds: import it where it is used.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.utils import make_new_run_id
+from filelock import FileLock
+
+from teei_ingest.definitions import defs
+from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key, split
+from teei_ingest.defs.sqlite import quicken
+from teei_ingest.errors import SettingsError
+from teei_ingest.streams import all_streams
+from teei_ingest.sync import Figures, Problem, Request, Result
+
+COMPANY_TAG = "teei/company"
+PROCESS_TAG = "teei/process"  # of runs that are executed by the process that asked for them
+_COUNTS = ("fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window")
+
+
+@contextmanager
+def instance() -> Iterator[dg.DagsterInstance]:
+    """The instance in DAGSTER_HOME. Raises SettingsError if it cannot be opened."""
+    quicken()
+    home = os.environ.get("DAGSTER_HOME", "")
+    try:
+        with FileLock(Path(home) / ".opening", mode=0o600):  # processes that make its databases at once spoil them
+            opened = dg.DagsterInstance.get()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is mended in the same way
+        kind = type(error).__name__
+    else:
+        with opened:
+            yield opened
+        return
+    raise SettingsError(f"DAGSTER_HOME ({home or 'not set'}) cannot be used ({kind})")
+
+
+def known_companies() -> list[str]:
+    """Slugs that are partitions already."""
+    with instance() as opened:
+        return list(opened.get_dynamic_partitions(COMPANIES.name or ""))
+
+
+def add_companies(slugs: Iterable[str]) -> list[str]:
+    """Make partitions of the slugs that are none yet; those that were added."""
+    with instance() as opened:
+        return _add(opened, slugs)
+
+
+def run(request: Request, progress: Callable[[int], None] = lambda count: None, *, debug: bool = False) -> Result:
+    """Materialize a request in one run and in this process; `progress` hears of every partition of an asset.
+
+    What fails is in the result. With `debug` Dagster's log goes to standard error.
+    """
+    with instance() as opened:
+        _add(opened, [request.company.slug])
+        keys = {dg.AssetKey(name) for stream in request.streams for name in (stream, all_streams()[stream].events)}
+        job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)
+        assert job is not None
+        window = request.window
+        run_id = make_new_run_id()
+        told = _Told(request, run_id, progress)
+        with _ended(opened, run_id):
+            made = opened.create_run_for_job(
+                run_id=run_id,
+                job_def=job,
+                asset_selection=frozenset(keys),
+                run_config={"loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}}},
+                tags={
+                    RANGE_START: key(request.company.slug, window.first),
+                    RANGE_END: key(request.company.slug, window.last),
+                    COMPANY_TAG: request.company.slug,
+                    PROCESS_TAG: str(os.getpid()),
+                },
+            )
+            for event in execute_run_iterator(InMemoryJob(job), made, opened):
+                told.hear(event)
+            if told.interrupted:
+                raise KeyboardInterrupt  # which Dagster took for a failure
+        return told.result()
+
+
+@contextmanager
+def _ended(opened: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """However the block ends, the run does not count as running afterwards."""
+    try:
+        yield
+    finally:
+        made = opened.get_run_by_id(run_id)
+        if made is not None and not made.is_finished:
+            opened.report_run_canceled(made, message="interrupted; the days that were done are kept")
+
+
+def _add(opened: dg.DagsterInstance, slugs: Iterable[str]) -> list[str]:
+    known = set(opened.get_dynamic_partitions(COMPANIES.name or ""))
+    new = [slug for slug in slugs if slug not in known]
+    if new:
+        opened.add_dynamic_partitions(COMPANIES.name or "", new)
+    return new
+
+
+class _Told:
+    """Makes a result of what a run tells while it goes."""
+
+    def __init__(self, request: Request, run_id: str, progress: Callable[[int], None]) -> None:
+        self._request = request
+        self._progress = progress
+        self._figures = {name: Figures() for name in request.streams}
+        self._problems: list[Problem] = []
+        self._done: dict[str, set[date]] = {name: set() for name in request.streams}
+        self._windows: set[tuple[str, str]] = set()
+        self._begun: dict[str, float] = {}
+        self._run_id = run_id
+        self._broken = ""
+        self.interrupted = False
+        streams = all_streams()
+        self._stream_of = {streams[name].events: name for name in request.streams} | {n: n for n in request.streams}
+
+    def hear(self, event: dg.DagsterEvent) -> None:
+        """Take in one event."""
+        kind = event.event_type
+        if kind is dg.DagsterEventType.ASSET_MATERIALIZATION:
+            self._materialized(event.step_materialization_data.materialization)
+        elif kind is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            self._checked(event.asset_check_evaluation_data)
+        elif kind is dg.DagsterEventType.STEP_START:
+            self._begun[str(event.step_key)] = time.monotonic()
+        elif kind in (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE):
+            name = str(event.step_key)
+            if name in self._figures and name in self._begun:
+                self._figures[name].seconds += time.monotonic() - self._begun[name]
+            if kind is dg.DagsterEventType.STEP_FAILURE:
+                self._failed(name, event.step_failure_data)
+        elif kind is dg.DagsterEventType.RUN_FAILURE and not self._problems:
+            self._broken = f"run {self._run_id} failed before it began; `--debug` shows why"
+        elif kind is dg.DagsterEventType.RUN_CANCELED:
+            self._broken = f"run {self._run_id} was cancelled; the days that were done are kept"
+
+    def result(self) -> Result:
+        """To be called when the run has ended."""
+        if not self._broken:
+            told = {(problem.stream, problem.day) for problem in self._problems}
+            for name, done in self._done.items():
+                for day in self._request.window.days:
+                    if day not in done and (name, day) not in told:
+                        self._problems.append(Problem(name, day, "not_run", "the run ended before this day was done"))
+        problems = sorted(self._problems, key=lambda problem: (problem.stream, problem.day))
+        return Result(
+            company=self._request.company.slug,
+            window=self._request.window,
+            run_id=self._run_id,
+            streams=self._figures,
+            problems=problems,
+            broken=self._broken,
+        )
+
+    def _materialized(self, materialization: dg.AssetMaterialization) -> None:
+        asset = materialization.asset_key.to_user_string()
+        stream = self._stream_of[asset]
+        self._progress(1)
+        if asset == stream:
+            return  # the events say the same
+        metadata: dict[str, Any] = {name: value.value for name, value in materialization.metadata.items()}
+        figures = self._figures[stream]
+        for name in _COUNTS:
+            setattr(figures, name, getattr(figures, name) + metadata[name])
+        if (stream, metadata["window"]) not in self._windows:  # the days of a window share its requests
+            self._windows.add((stream, metadata["window"]))
+            figures.requests += metadata["requests"]
+        self._done[stream].add(split(str(materialization.partition))[1])
+
+    def _checked(self, evaluation: dg.AssetCheckEvaluation) -> None:
+        stream = self._stream_of[evaluation.asset_key.to_user_string()]
+        figures = self._figures[stream]
+        figures.checks += 1
+        figures.checks_passed += evaluation.passed
+        if not evaluation.passed:
+            day = split(str(evaluation.partition))[1]
+            message = f"check {evaluation.check_name}: {evaluation.description}"
+            self._problems.append(Problem(stream, day, "check_failed", message))
+
+    def _failed(self, stream: str, failure: Any) -> None:
+        told = failure.user_failure_data
+        reasons = told.metadata if told else {}
+        for partition_key, value in reasons.items():
+            code, _, message = str(value.value).partition(": ")
+            self._problems.append(Problem(stream, split(partition_key)[1], code, message))
+        if reasons:
+            return
+        kind = failure.error.cls_name if failure.error else "error"
+        if kind == dg.DagsterExecutionInterruptedError.__name__:
+            self.interrupted = True
+            return
+        message = told.description if told else f"unexpected {kind}; `--debug` shows where"
+        days = [day for day in self._request.window.days if day not in self._done[stream]]
+        self._problems += [Problem(stream, day, "unexpected", message) for day in days or self._request.window.days]
+
+
+def stuck_runs() -> list[str]:
+    """Ids of runs that count as running though their process on this machine is gone."""
+    with instance() as opened:
+        return [run.run_id for run in _stuck(opened)]
+
+
+def end_stuck_runs() -> list[str]:
+    """Record those runs as failed; their ids. What they had committed stays, and they can be run again."""
+    with instance() as opened:
+        found = _stuck(opened)
+        for run in found:
+            opened.report_run_failed(run, "its process is gone")
+        return [run.run_id for run in found]
+
+
+def _stuck(opened: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    if opened.run_storage.__class__.__name__ != "SqliteRunStorage":
+        return []  # a shared database has runs of other machines, whose processes cannot be seen from here
+    statuses = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    runs = opened.get_runs(dg.RunsFilter(statuses=statuses))
+    return [run for run in runs if not _is_alive(_process_of(opened, run))]
+
+
+def _process_of(opened: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
+    if PROCESS_TAG in run.tags:
+        return int(run.tags[PROCESS_TAG])
+    records = opened.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START, limit=1).records
+    event = records[0].event_log_entry.dagster_event if records else None
+    return event.pid if event else None
+
+
+def _is_alive(pid: int | None) -> bool:
+    if pid is None:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    command = Path(f"/proc/{pid}/cmdline")
+    if not command.is_file():
+        return True
+    words = command.read_bytes()  # a number is used again: what has it now has to look like one of ours
+    return any(word in words for word in (b"dagster", b"teei", b"python"))

@@ -1,0 +1,246 @@
+"""A synchronization: what is asked for, what became of it, and the seed service's reply.
+
+Belongs here: what the command line and the gateway share of a sync and what needs no Dagster. Does not belong
+here: running it (`defs/run.py`), showing it (`cli/`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime
+from typing import Any
+
+from teei_ingest.companies import Companies, Company
+from teei_ingest.errors import SettingsError, UsageError
+from teei_ingest.pipeline.days import Window, windows
+from teei_ingest.settings import Settings
+from teei_ingest.streams import all_streams
+from teei_ingest.streams.base import Stream
+from teei_ingest.vault.credentials import refuse_common_accounts, resolve, status
+
+# The seed service's connectors are a stream each, but for these.
+_CONNECTORS = {
+    "kintell_sessions": "kintell-enrollments",
+    "buddy_matches": "buddy-data",
+    "buddy_checkins": "buddy-data",
+    "buddy_events": "buddy-data",
+}
+_SUMMARY_KEYS = {"workday_directory": "directoryEntries"}
+# The order of the seed's replies; what it does not know comes last.
+_ORDER = "volunteers donations directoryEntries enrollments sessions matches checkins events placements".split()
+
+
+@dataclass
+class Figures:
+    """Counts of one or more partitions: fetched = kept + quarantined + duplicates + suppressed + out_of_window."""
+
+    fetched: int = 0
+    kept: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    suppressed: int = 0
+    out_of_window: int = 0
+    requests: int = 0
+    checks_passed: int = 0
+    checks: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a stream's day failed or a check of it did not pass; `code` is that of the error, or `check_failed`."""
+
+    stream: str
+    day: date
+    code: str
+    message: str
+
+
+@dataclass
+class Result:
+    """One run: a company, a window, some streams. `run_id` is Dagster's; `ended` is UTC.
+
+    `broken` says that the run ended in a way that no problem explains.
+    """
+
+    company: str
+    window: Window
+    run_id: str
+    streams: dict[str, Figures]
+    problems: list[Problem] = field(default_factory=list)
+    broken: str = ""
+    ended: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def success(self) -> bool:
+        """Whether every partition is materialized and every check passed."""
+        return not self.problems and not self.broken
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to sync: whole UTC days of one company, and which streams; `left_out` are systems without credentials."""
+
+    company: Company
+    window: Window
+    streams: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def plan_request(
+    settings: Settings,
+    companies: Companies,
+    slug: str,
+    first: str,
+    last: str,
+    names: Sequence[str] = (),
+    *,
+    today: date | None = None,
+) -> Request:
+    """Check everything that needs no request. Without `names`: all streams whose systems are configured.
+
+    Raises UsageError for an unknown company, stream or day, or a day outside [TEEI_START_DATE, today];
+    SettingsError if credentials are missing or unusable.
+    """
+    company = companies.get(slug)
+    streams = [stream_named(name) for name in dict.fromkeys(names)]
+    window = window_of(settings, first, last, today=today)
+    refuse_common_accounts(settings, companies)
+    if streams:
+        for stream in streams:
+            resolve(settings, companies, company, stream.system)
+        return Request(company, window, tuple(s.name for s in all_streams().values() if s in streams))
+    used: list[str] = []
+    left_out: list[str] = []
+    for system in company.systems:
+        found = status(settings, companies, company, system)
+        if found.state == "incomplete":
+            resolve(settings, companies, company, system)
+        (used if found.state == "configured" else left_out).append(system)
+    if not used:
+        raise SettingsError(
+            "no system has credentials: `teei doctor` names the variables to set in .env", company=company.slug
+        )
+    chosen = tuple(s.name for s in all_streams().values() if s.system in used)
+    return Request(company, window, chosen, tuple(left_out))
+
+
+def stream_named(name: str) -> Stream:
+    """Raises UsageError, which names the nearest stream."""
+    known = all_streams()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name.lower().replace("-", "_").removesuffix("_events"), known, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise UsageError(f"there is no stream {name!r}{meant}; `teei streams` lists all {len(known)}")
+
+
+def window_of(settings: Settings, first: str, last: str, *, today: date | None = None) -> Window:
+    """Both days inclusive, YYYY-MM-DD; the open UTC day may be the last. Raises UsageError."""
+    begin, end = _day(first), _day(last)
+    today = today or datetime.now(UTC).date()
+    if begin > end:
+        raise UsageError(f"the range is reversed: {begin} comes after {end}")
+    if begin < settings.start_date:
+        raise UsageError(f"{begin} is before the first day, {settings.start_date} (TEEI_START_DATE)")
+    if end > today:
+        raise UsageError(f"{end} has not begun: the open UTC day is {today}")
+    return Window(begin, end)
+
+
+def _day(text: str) -> date:
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+        try:
+            return date.fromisoformat(text)
+        except ValueError:
+            pass
+    raise UsageError(f"{text!r} is no day: write it as YYYY-MM-DD, for example 2024-01-15")
+
+
+def retries(result: Result) -> list[str]:
+    """The commands that sync again what failed, and nothing else: one for each range of days and its streams."""
+    by_stream: dict[str, set[date]] = {}
+    for problem in result.problems:
+        by_stream.setdefault(problem.stream, set()).add(problem.day)
+    by_window: dict[tuple[date, date], list[str]] = {}
+    for stream, days in by_stream.items():
+        for window in windows(sorted(days)):
+            by_window.setdefault((window.first, window.last), []).append(stream)
+    return [
+        f"teei sync --company {result.company} --from {first} --to {last}"
+        + "".join(f" --stream {name}" for name in names)
+        for (first, last), names in sorted(by_window.items())
+    ]
+
+
+def connector(stream: str) -> str:
+    """The seed service's name for what fetches a stream."""
+    return _CONNECTORS.get(stream, stream.replace("_", "-"))
+
+
+def summary_key(stream: str) -> str:
+    """The key under which a stream is counted in the seed service's summary."""
+    system = all_streams()[stream].system
+    return _SUMMARY_KEYS.get(stream, stream.removeprefix(f"{system}_"))
+
+
+def reply(result: Result) -> dict[str, Any]:
+    """The seed service's reply: for one stream its own, for several that of all connectors."""
+    names = list(result.streams)
+    if len(names) == 1:
+        return _single(result, names)
+    by_connector: dict[str, list[str]] = {}
+    for name in names:
+        by_connector.setdefault(connector(name), []).append(name)
+    results = []
+    for name, streams in by_connector.items():
+        data = _single(result, streams)
+        results.append({"connector": name, "status": "fulfilled" if data["success"] else "rejected", "data": data})
+    failed = sum(item["status"] == "rejected" for item in results)
+    return {
+        "success": result.success,
+        "summary": {"total": len(results), "successful": len(results) - failed, "failed": failed},
+        "results": results,
+    }
+
+
+def _single(result: Result, names: Collection[str]) -> dict[str, Any]:
+    total = sum((result.streams[name] for name in names), Figures())
+    problems = [problem for problem in result.problems if problem.stream in names]
+    errors = [{"stream": p.stream, "day": p.day.isoformat(), "code": p.code, "message": p.message} for p in problems]
+    if result.broken:
+        errors.append({"code": "run_failed", "message": result.broken})
+    return {
+        "success": not errors,
+        "summary": _summary(result, names),
+        "metadata": {
+            "totalRecords": total.fetched,
+            "recordsProcessed": total.kept + total.duplicates,
+            "recordsFailed": total.quarantined,
+            "lastSyncTimestamp": f"{result.ended.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        },
+        "errors": errors,
+    }
+
+
+def _summary(result: Result, names: Collection[str]) -> dict[str, int]:
+    """Kept records by kind; a kind of the same systems that was not asked for counts 0, as the seed has it."""
+    systems = {all_streams()[name].system for name in names}
+    kinds = {summary_key(s.name): s.name for s in all_streams().values() if s.system in systems}
+    ordered = sorted(kinds, key=lambda kind: _ORDER.index(kind) if kind in _ORDER else len(_ORDER))
+    return {kind: result.streams[kinds[kind]].kept if kinds[kind] in names else 0 for kind in ordered}
+
+
+def total(results: Iterable[Result]) -> dict[str, Figures]:
+    """Figures by stream over several runs, in the streams' order."""
+    found: dict[str, Figures] = {}
+    for result in results:
+        for name, figures in result.streams.items():
+            found[name] = found.get(name, Figures()) + figures
+    return {name: found[name] for name in all_streams() if name in found}
