@@ -35,10 +35,10 @@ dev: setup ## the sandbox and the Dagster UI together; Ctrl-C ends both
 	@$(BIN)/teei dev
 
 test: setup ## the tests that every change runs
-	@$(BIN)/pytest -n 2 -m 'not long'
+	@$(BIN)/pytest -n 2 --dist loadfile -m 'not long'
 
 test-all: test ## and the long ones: daemons, browsers, what CI runs
-	@$(BIN)/pytest -n 2 -m long
+	@$(BIN)/pytest -n 2 --dist loadfile -m long
 
 lint: setup ## style, types, and the rule that keeps dagster inside defs/
 	@$(BIN)/ruff check .

@@ -10,13 +10,12 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from teei_ingest.store.sql import query
 
 from teei_ingest.defs.build import build
 from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
-
+from teei_ingest.store.sql import query
 
 
 @dataclass

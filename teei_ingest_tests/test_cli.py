@@ -275,7 +275,7 @@ def test_sql_wrong(teei: Teei) -> None:
 
 def test_sql_into_a_closed_pipe_is_silent(place: Path) -> None:
     query = "SELECT * FROM range(200000)"
-    process = subprocess.Popen([TEEI, "sql", query], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([TEEI, "sql", query, "--format", "csv"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout and process.stderr
     process.stdout.read(10)
     process.stdout.close()

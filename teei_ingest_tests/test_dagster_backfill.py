@@ -33,7 +33,7 @@ from teei_ingest_tests.dagster_parts import (
     window_with,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("daemon")]
+pytestmark = pytest.mark.long
 
 CONFIG = SandboxConfig()
 COMPANIES = list(CONFIG.companies)

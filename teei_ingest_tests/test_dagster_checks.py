@@ -22,8 +22,6 @@ from teei_ingest.store.tables import Store
 from teei_ingest_tests.dagster_parts import check_statuses, days, keys
 from teei_ingest_tests.running import Home
 
-pytestmark = pytest.mark.xdist_group("dagster_checks")  # its tests share a sandbox
-
 CONFIG = SandboxConfig()
 FIRST = date(2024, 1, 15)
 STREAM = "benevity_volunteers"

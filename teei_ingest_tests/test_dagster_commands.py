@@ -31,7 +31,7 @@ from teei_ingest_tests.dagster_parts import (
     statuses,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("commands")]
+pytestmark = pytest.mark.long
 
 CONFIG = SandboxConfig()
 MATERIALIZE = ["dagster", "asset", "materialize", "-m", "teei_ingest.definitions", "--select"]

@@ -29,8 +29,6 @@ from teei_ingest.store.tables import Store
 from teei_ingest.vault.credentials import SystemCredentials
 from teei_ingest_tests.running import Home, failures
 
-pytestmark = pytest.mark.xdist_group("dagster_resources")  # its tests share a sandbox
-
 CONFIG = SandboxConfig()
 DAY = date(2024, 1, 15)
 STREAM = "benevity_volunteers"

@@ -31,8 +31,6 @@ from teei_ingest_tests.dagster_parts import (
 )
 from teei_ingest_tests.running import Home, failures
 
-pytestmark = pytest.mark.xdist_group("dagster_runs")  # its tests share a sandbox
-
 FIRST = date(2024, 1, 15)  # a day on which the sandbox has records in every stream
 CONFIG = SandboxConfig()
 VOLUNTEERS = ("benevity_volunteers", "benevity_volunteers_events")

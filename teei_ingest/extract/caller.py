@@ -5,13 +5,17 @@ from threading import Event
 
 from requests import PreparedRequest
 
-from teei_ingest.errors import SourceError, SourceMisbehaves
+from teei_ingest.errors import SourceDown, SourceError, SourceMisbehaves
 
 
 class Cancelled(SourceError):
     """Whoever wanted the stream no longer does; nobody needs to be told."""
 
     code = "cancelled"
+
+
+class Unreachable(SourceDown):
+    """Nothing answers at all, so that asking for less is of no use."""
 
 
 class UnsupportedFilter(SourceMisbehaves):
@@ -26,11 +30,13 @@ class PagesMoved(SourceMisbehaves):
 class Caller:
     """One reading of a stream, used by one thread at a time.
 
-    `requests` counts those made on its behalf, retries and token requests included. Setting `cancel` ends its
+    `requests` counts those made on its behalf, retries and token requests included. `retries` replaces the settings'
+    number. Setting `cancel` ends its
     waits, and the next request that it would make, with Cancelled.
     """
 
     stream: str | None = None
+    retries: int | None = None
     cancel: Event = field(default_factory=Event)
     requests: int = 0
     prepared: dict[str, PreparedRequest] = field(default_factory=dict, repr=False)

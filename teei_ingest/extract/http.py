@@ -31,7 +31,7 @@ from teei_ingest.errors import (
     SourceMisbehaves,
 )
 from teei_ingest.extract.auth import BearerToken, KeyHeader
-from teei_ingest.extract.caller import Caller, Cancelled, UnsupportedFilter
+from teei_ingest.extract.caller import Caller, Cancelled, Unreachable, UnsupportedFilter
 from teei_ingest.extract.quota import quota_for
 from teei_ingest.settings import Settings
 from teei_ingest.systems.base import ApiKey, System
@@ -67,8 +67,9 @@ class _Patience:
     A wait that the source asks for costs no try; all waits together have a limit.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, retries: int | None) -> None:
         self._settings = settings
+        self._retries = settings.max_retries if retries is None else retries
         self._failures = 0
         self._waited = 0.0
 
@@ -85,8 +86,7 @@ class _Patience:
         return seconds
 
     def stop(self, state: tenacity.RetryCallState) -> bool:
-        settings = self._settings
-        return self._failures > settings.max_retries or self._waited > settings.retry_wait_limit_s
+        return self._failures > self._retries or self._waited > self._settings.retry_wait_limit_s
 
 
 class Source:
@@ -280,7 +280,7 @@ class Source:
                 raise failed.pop()
             return attempt()
 
-        patience = _Patience(self._settings)
+        patience = _Patience(self._settings, caller.retries)
         retrying = tenacity.Retrying(
             wait=patience.wait,
             stop=patience.stop,
@@ -355,7 +355,7 @@ class Source:
             problem = ""
         if not problem:
             raise self.error(SourceMisbehaves, "does not speak HTTP as it should; check the base address", caller)
-        raise _Temporary(self.error(SourceDown, f"{problem}; try again later", caller))
+        raise _Temporary(self.error(Unreachable, f"{problem}; try again later", caller))
 
     def _share_limits(self, response: requests.Response) -> None:
         headers = response.headers

@@ -63,13 +63,14 @@ class Reading(Generic[P]):
         decode: Callable[[bytes], P],
         page_size: int,
         cancel: Event,
+        retries: int | None,
     ) -> None:
         self.pages = 0
         self.filtered_by_source = True
         self._source = source
         self._stream = stream
         self._decode = decode
-        self._caller = Caller(stream=stream.name, cancel=cancel)
+        self._caller = Caller(stream=stream.name, cancel=cancel, retries=retries)
         self._window = _window_params(stream.window, start, end)
         self._end_ns = (end - _EPOCH) // timedelta(microseconds=1) * 1000
         self._seen: set[int] = set()
@@ -145,6 +146,7 @@ def read(
     *,
     page_size: int | None = None,
     cancel: Event | None = None,
+    retries: int | None = None,
 ) -> Reading[P]:
     """Read what changed in `[start, end)`, and, where the source cannot tell, some of what did not.
 
@@ -155,7 +157,7 @@ def read(
     """
     allowed = source.system.max_page
     size = min(page_size or allowed, allowed)
-    return Reading(source, stream, start, end, decode, size, cancel or Event())
+    return Reading(source, stream, start, end, decode, size, cancel or Event(), retries)
 
 
 def _by_number(ask: Ask[P], fail: Fail, paging: PageNumber, size: int) -> Iterator[P]:

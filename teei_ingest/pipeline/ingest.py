@@ -29,7 +29,7 @@ from teei_ingest.errors import (
     SourceMisbehaves,
     TeeiError,
 )
-from teei_ingest.extract.caller import Cancelled, PagesMoved
+from teei_ingest.extract.caller import Cancelled, PagesMoved, Unreachable
 from teei_ingest.extract.http import Source
 from teei_ingest.extract.read import Reading, read
 from teei_ingest.landing.landing import Landing
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 # A list that moves while it is paged over is read again so often, then given up.
 READINGS = 3
 # These concern the whole window: asking for a part of it would be refused alike, or hide what is wrong.
-FINAL = (BadCredentials, NotAllowed, RateLimited, SettingsError, Cancelled, OutOfOrder)
+FINAL = (BadCredentials, NotAllowed, RateLimited, Unreachable, SettingsError, Cancelled, OutOfOrder)
 
 
 @dataclass
@@ -184,8 +184,8 @@ class Ingest:
 
         return self._timed(work)
 
-    def start_later(self, window: Window) -> Started:
-        """A reading of a window, not yet begun."""
+    def start_later(self, window: Window, retries: int | None = None) -> Started:
+        """A reading of a window, not yet begun; `retries` of a request other than the settings say."""
         return Started(
             lambda cancel: read(
                 self._source(),
@@ -195,6 +195,7 @@ class Ingest:
                 self._decoder,
                 page_size=self._page_size,
                 cancel=cancel,
+                retries=retries,
             )
         )
 
@@ -237,7 +238,7 @@ class Ingest:
         error: TeeiError | None = None
         try:
             try:
-                found = self._read(found, window, started, figures, raw)
+                found = self._read(found, window, started, figures, raw, patience.retries(window))
             except TeeiError as problem:
                 error = problem
             if error is None:
@@ -262,13 +263,19 @@ class Ingest:
             self._window(outcome, Window(middle + timedelta(days=1), window.last), None, keep, raw, patience)
 
     def _read(
-        self, found: Collected, window: Window, started: Started | None, figures: _Figures, raw: bool
+        self,
+        found: Collected,
+        window: Window,
+        started: Started | None,
+        figures: _Figures,
+        raw: bool,
+        retries: int | None,
     ) -> Collected:
         """Read until the window is settled: again if pages moved, once more if versions conflict."""
         watch: frozenset[bytes] = frozenset()
         moved: PagesMoved | None = None
         for _ in range(READINGS):
-            begun = started or self.start_later(window)
+            begun = started or self.start_later(window, retries)
             started = None
             try:
                 self._collector.extend(found, begun.pages, window, watch)
@@ -500,11 +507,17 @@ class _Patience:
     def __init__(self, days: int) -> None:
         self._limit = 2 * days.bit_length() + 2
         self._row = 0
+        self._searching = False
+
+    def retries(self, window: Window) -> int | None:
+        """Retries of a request: the settings' at first; once something failed for good, hardly any."""
+        return (1 if window.first == window.last else 0) if self._searching else None
 
     def succeeded(self) -> None:
         self._row = 0
 
     def failed(self) -> bool:
+        self._searching = True
         self._row += 1
         return self._row > self._limit
 
