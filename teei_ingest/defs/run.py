@@ -15,7 +15,6 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
-from filelock import FileLock
 from dagster._core.utils import make_new_run_id
 from filelock import FileLock
 
@@ -38,8 +37,6 @@ def instance() -> Iterator[dg.DagsterInstance]:
     home = os.environ.get("DAGSTER_HOME", "")
     try:
         with FileLock(Path(home) / ".opening", mode=0o600):  # processes that make its databases at once spoil them
-            # Two processes that make the databases of a new home at once can break them for good.
-        with FileLock(Path(os.environ["DAGSTER_HOME"]) / ".opening.lock", mode=0o600):
             opened = dg.DagsterInstance.get()
     except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is mended in the same way
         kind = type(error).__name__
