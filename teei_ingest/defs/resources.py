@@ -202,7 +202,7 @@ class IngestResource(dg.ConfigurableResource[Any]):
 
 def _streams_of(run: dg.DagsterRun) -> list[str]:
     """The streams that a run fetches; for a job without a selection of its own, the job's."""
-    if run.asset_selection is None:
+    if not run.asset_selection:  # None, or empty where `execute_in_process` made the run
         return streams_of_job(run.job_name)
     chosen = {key.to_user_string() for key in run.asset_selection}
     return [name for name in all_streams() if name in chosen]

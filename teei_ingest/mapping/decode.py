@@ -63,10 +63,11 @@ class Page:
                 continue
         return None
 
-    def raw(self) -> list[bytes]:
+    def raw(self) -> list[msgspec.Raw]:
         """The records as the source sent them."""
         reply: Any = msgspec.json.decode(self.body, type=self.plan.raw_page)
-        return [bytes(item) for item in reply.records]
+        found: list[msgspec.Raw] = reply.records
+        return found
 
 
 class Decoder:
@@ -78,16 +79,20 @@ class Decoder:
         self._page = msgspec.json.Decoder(plan.page)
         self._raw_page = msgspec.json.Decoder(plan.raw_page)
         self._record = msgspec.json.Decoder(plan.record)
+        self._whole_first = True  # not after a page with a bad record: the next one likely has one, too
 
     def __call__(self, body: bytes) -> Page:
         body = body.removeprefix(codecs.BOM_UTF8)
         try:
-            return self._whole(body)
+            if self._whole_first:
+                return self._whole(body)
         except msgspec.ValidationError:
-            return self._by_record(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
-        raise self._error(Unreadable, "the reply is not complete JSON in UTF-8")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise self._error(Unreadable, "the reply is not complete JSON in UTF-8") from None
+        page = self._by_record(body)
+        self._whole_first = None not in page.rows
+        return page
 
     def _whole(self, body: bytes) -> Page:
         reply: Any = self._page.decode(body)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from teei_ingest.contracts.stored import arrow_schema
@@ -231,14 +232,14 @@ class _Raw:
     def __init__(self, pages: list[Page]) -> None:
         self._pages = pages
         self._ends = np.cumsum([page.count for page in pages])
-        self._known: dict[int, list[bytes]] = {}
+        self._known: dict[int, list[msgspec.Raw]] = {}
 
     def __getitem__(self, position: int) -> bytes:
         number = int(np.searchsorted(self._ends, position, side="right"))
         if number not in self._known:
             self._known[number] = self._pages[number].raw()
         start = int(self._ends[number - 1]) if number else 0
-        return self._known[number][position - start]
+        return bytes(self._known[number][position - start])
 
 
 def settle(found: Collected, *, again: bool) -> frozenset[bytes]:

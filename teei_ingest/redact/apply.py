@@ -236,7 +236,7 @@ def find_leaks(values: pa.Array) -> set[int]:
     """Positions of the texts that hold a direct identifier."""
     found: dict[str, bool] = {}
     leaks = set()
-    for at in _positions(text.possible(values)):
+    for at in _suspects(values):
         value = values[at].as_py()
         if value not in found:
             found[value] = bool(text.kinds(value))
@@ -273,7 +273,7 @@ class _OwnNames:
 
     def scrub(self, values: pa.Array, rows: np.ndarray | None) -> pa.Array:
         """Labels without identifiers and without the record's own names."""
-        suspects = set(_positions(text.possible(values)))
+        suspects = set(_suspects(values))
         named = self._named(values, rows)
         if not suspects and not named:
             return values
@@ -321,6 +321,12 @@ class _OwnNames:
         possible = _positions(pa.array([bool(names) for names in alike]).take(encoded.indices))
         codes = encoded.indices.to_numpy(zero_copy_only=False)
         return [at for at in possible if not alike[int(codes[at])].isdisjoint(self._of(at, rows))]
+
+
+def _suspects(values: pa.Array) -> list[int]:
+    """Positions of the texts that can hold an identifier; each different text is looked at once."""
+    encoded = values.dictionary_encode()
+    return _positions(text.possible(encoded.dictionary).take(encoded.indices))
 
 
 def _positions(mask: pa.Array) -> list[int]:

@@ -1,5 +1,10 @@
 """The event tables and the SQL over them; nothing about where events come from."""
 
+import os
+
+# With a second thread delta-rs reads ahead without bound: a million rows took twice the memory and no less time.
+os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
+
 from teei_ingest.settings import Settings
 from teei_ingest.store.tables import Store
 
