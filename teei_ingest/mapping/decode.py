@@ -30,7 +30,6 @@ class Page:
     more: Any = None
     next: Any = None
     total: Any = None
-    per_page: Any = None
 
     @property
     def count(self) -> int:
@@ -120,7 +119,7 @@ class Decoder:
 
     def _wrap(self, body: bytes, reply: Any, rows: list[Any]) -> Page:
         page = Page(body, rows, self._plan)
-        for name in ("more", "next", "total", "per_page"):
+        for name in ("more", "next", "total"):
             value = getattr(reply, name, None)
             while isinstance(value, msgspec.Struct):
                 value = value.value  # type: ignore[attr-defined]

@@ -186,9 +186,6 @@ def _record(stream: Stream, slots: Mapping[tuple[str, ...], Slot]) -> tuple[type
     return build(()), known
 
 
-PAGING = ("more", "next", "total", "per_page")
-
-
 def _paging_keys(stream: Stream) -> dict[str, tuple[str, ...]]:
     paging = stream.paging
     if isinstance(paging, PageNumber):
@@ -196,7 +193,7 @@ def _paging_keys(stream: Stream) -> dict[str, tuple[str, ...]]:
     if isinstance(paging, Cursor):
         return {"next": parse(paging.next)[0]}
     assert isinstance(paging, StartIndex)
-    return {"total": (paging.total,), "per_page": (paging.per_page,)}
+    return {"total": (paging.total,)}
 
 
 def _page(stream: Stream, record: Any) -> type[msgspec.Struct]:

@@ -74,23 +74,15 @@ class Collector:
         self._company = company
         self._ascending = isinstance(plan.stream.window, SinceOnly)
 
-    def collect(
-        self, pages: Iterable[Page], window: Window, *, raw: bool = False, watch: frozenset[bytes] = frozenset()
-    ) -> Collected:
-        """Read all pages. `raw` keeps accepted records as they were sent; `watch` the events with these ids."""
-        found = self.begin(raw=raw)
-        self.extend(found, pages, window, watch)
-        return found
-
     def begin(self, *, raw: bool = False) -> Collected:
-        """An empty collection, which stays usable when a reading breaks off."""
+        """An empty collection, which stays usable when a reading breaks off; `raw` keeps records as they were sent."""
         rows = RowBuffer(arrow_schema(self._plan.stream.contract), self._folder)
         return Collected(rows, raw=[] if raw else None)
 
     def extend(
         self, found: Collected, pages: Iterable[Page], window: Window, watch: frozenset[bytes] = frozenset()
     ) -> None:
-        """Read pages into `found`; what came before an error is in it."""
+        """Read pages into `found`; what came before an error is in it. `watch` keeps the events with these ids."""
         waiting: list[Page] = []
         count = 0
         try:
