@@ -249,6 +249,8 @@ class Ingest:
             if done is not None:
                 patience.succeeded()
                 self._keep(outcome, done, found, figures, keep)
+                if done == window:
+                    return
                 window = Window(done.last + timedelta(days=1), window.last)
         finally:
             found.close()
