@@ -58,7 +58,7 @@ def connect(store: Store, *, spill: Path | None = None, memory: str = MEMORY) ->
 
 def query(store: Store, sql: str, *, spill: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """(column names, all rows) of one SELECT, WITH, DESCRIBE or SHOW. Raises UsageError in one line, StoreError."""
-    with connect(store, spill=spill) as connection:
+    with store.reading(), connect(store, spill=spill) as connection:
         try:
             statements = connection.extract_statements(sql)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:

@@ -10,7 +10,7 @@ processes that use a store with `spawn`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import date, timedelta
 from functools import wraps
 from pathlib import Path
@@ -29,6 +29,7 @@ from teei_ingest.contracts import RELEASED
 from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import StoreError
+from teei_ingest.store.locks import Locks
 from teei_ingest.streams import all_streams
 
 MARKER = "_teei_sandbox.json"
@@ -46,6 +47,7 @@ PROPERTIES: dict[str, str | None] = {
     "delta.targetFileSize": str(FILE_BYTES),
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
+_LOG_RETENTION = "delta.logRetentionDuration"
 _WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=ROW_GROUP)
 
 _FAILURES = (DeltaError, OSError, ValueError, TypeError, RuntimeError)
@@ -98,14 +100,23 @@ class Store:
     """The tables below one URI. Raises StoreError, in one line and without a value of any row.
 
     A store made in the sandbox bears a marker: it opens in the sandbox alone, and the sandbox opens no other.
-    `storage_options` are delta-rs's (region, endpoint, credentials of an object store).
+    `storage_options` are delta-rs's (region, endpoint, credentials of an object store); without `locks` nobody else
+    may purge the tables meanwhile.
     """
 
-    def __init__(self, uri: str, *, sandbox: bool, storage_options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        sandbox: bool,
+        locks: Locks | None = None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> None:
         local = uri.removeprefix("file://")
         self.folder = Path(local).absolute() if "://" not in local else None
         self.uri = str(self.folder or uri.rstrip("/"))
         self.sandbox = sandbox
+        self._locks = locks
         self._options = dict(storage_options or {})
         self._check_marker()
 
@@ -142,7 +153,8 @@ class Store:
             reraise=True,
         )
         try:
-            return attempts(self._overwrite, contract, stream, company, days, rows)
+            with self._shared(_lock(contract)):
+                return attempts(self._overwrite, contract, stream, company, days, rows)
         except CommitFailedError:
             pass
         raise StoreError(
@@ -150,6 +162,30 @@ class Store:
             stream=stream,
             company=company,
         )
+
+    def committing(self, company: str) -> AbstractContextManager[None]:
+        """While a company's events are committed, nobody erases of them or changes their keys."""
+        return self._shared(f"company-{company}")
+
+    def alone_with(self, company: str) -> AbstractContextManager[None]:
+        """Nobody commits events of a company meanwhile."""
+        return self._locks.exclusive(f"company-{company}") if self._locks else nullcontext()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Nobody purges a table meanwhile, so that what a reader has opened stays there."""
+        with ExitStack() as held:
+            for name in sorted(map(_lock, contracts())):
+                held.enter_context(self._shared(name))
+            yield
+
+    def purge(self, contract: type[Data]) -> None:
+        """Remove what the current version does not need, from the files and from the log, for good.
+
+        Waits until nobody writes or reads. Safe to repeat after a crash.
+        """
+        with self._locks.exclusive(_lock(contract)) if self._locks else nullcontext():
+            self._purge(contract)
 
     def rows(
         self,
@@ -227,6 +263,20 @@ class Store:
         """The current version for engines that read Arrow datasets; filters on company, stream and day skip files."""
         table = self._table(contract)
         return table.to_pyarrow_dataset(filesystem=self._files(contract.table), schema=arrow_schema(contract))
+
+    def _shared(self, name: str) -> AbstractContextManager[None]:
+        return self._locks.shared(name) if self._locks else nullcontext()
+
+    @_clearly
+    def _purge(self, contract: type[Data]) -> None:
+        table = self._table(contract)
+        kept = {name: str(value) for name, value in table.metadata().configuration.items()}
+        table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+        table.alter.set_table_properties({_LOG_RETENTION: "interval 0 days"})
+        table.create_checkpoint()
+        table = self._table(contract)
+        table.cleanup_metadata()
+        table.alter.set_table_properties({_LOG_RETENTION: kept.get(_LOG_RETENTION, "interval 30 days")})
 
     @_clearly
     def _check_marker(self) -> None:
@@ -347,6 +397,10 @@ def _write(table: DeltaTable, rows: Any, predicate: str) -> None:
         target_file_size=FILE_BYTES,
         writer_properties=_WRITER,
     )
+
+
+def _lock(contract: type[Data]) -> str:
+    return f"table-{contract.table}"
 
 
 def _among(values: pa.ChunkedArray, others: pa.ChunkedArray) -> pa.ChunkedArray:

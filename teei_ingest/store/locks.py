@@ -1,0 +1,72 @@
+"""Who may change a company or a table at the same time, over all processes of one machine.
+
+Commits share; an erasure, a rotation of keys or a purge is alone. Held by the kernel (flock), so that a process that
+is killed holds nothing afterwards. Whoever needs both takes the company first and its tables then, in order of name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from teei_ingest.errors import StoreError
+from teei_ingest.vault.files import os_errors, private_folder
+
+PATIENCE_S = 600.0
+
+
+class Locks:
+    """Locks by name below one folder. Raises StoreError when a lock cannot be had in `patience_s` seconds."""
+
+    def __init__(self, folder: Path, patience_s: float = PATIENCE_S) -> None:
+        self._folder = folder
+        self._patience_s = patience_s
+
+    @contextmanager
+    def shared(self, name: str) -> Iterator[None]:
+        """Beside others that share it."""
+        with self._held(name, fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Alone."""
+        with self._held(name, fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _held(self, name: str, kind: int) -> Iterator[None]:
+        # Everybody passes the gate, and who wants to be alone keeps it: those who share would otherwise never end.
+        gate, room = self._open(f"{name}.gate"), self._open(name)
+        try:
+            limit = time.monotonic() + self._patience_s
+            self._take(gate, kind, name, limit)
+            self._take(room, kind, name, limit)
+            if kind == fcntl.LOCK_SH:
+                fcntl.flock(gate, fcntl.LOCK_UN)
+            yield
+        finally:
+            os.close(room)
+            os.close(gate)
+
+    def _open(self, name: str) -> int:
+        with os_errors(lambda reason: StoreError(f"the lock {self._folder / name}: {reason}")):
+            private_folder(self._folder)
+            return os.open(self._folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _take(self, descriptor: int, kind: int, name: str, limit: float) -> None:
+        wait = 0.001
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+            if time.monotonic() > limit:
+                raise StoreError(f"{name} has been in use for {self._patience_s:.0f} s: run it again later")
+            time.sleep(wait)
+            wait = min(wait * 2, 0.1)
