@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from teei_ingest.errors import SourceMisbehaves
 from teei_ingest.mapping.columns import Batch, Columns, Items
-from teei_ingest.mapping.decode import Decoder
+from teei_ingest.mapping.decode import Records
 from teei_ingest.mapping.plan import Plan, compile_stream, plan
 from teei_ingest.mapping.record import Accepted, Broken, RecordMapper
 from teei_ingest.streams import all_streams
@@ -43,7 +43,7 @@ def columns(compiled: Plan) -> Columns:
 
 def page(compiled: Plan, *records: bytes) -> list[Any]:
     name = json.dumps(compiled.stream.records).encode()
-    return Decoder(compiled)(b"{" + name + b":[" + b",".join(records) + b"]}").rows
+    return Records(compiled)(b"{" + name + b":[" + b",".join(records) + b"]}")[0]
 
 
 def _listed(column: Any) -> Any:

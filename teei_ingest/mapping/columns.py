@@ -6,9 +6,11 @@ unusual, is refused and left to `record`. `from_accepted` brings what that accep
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -27,6 +29,8 @@ from teei_ingest.streams.base import Choice, Constant, Derived
 PLAIN_INSTANT = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"
 # A decimal string, or a JSON number too short to hold more than 15 digits.
 PLAIN_AMOUNT = r'^("\d{1,14}(\.\d{1,4})?"|(0|[1-9]\d{0,9})(\.\d{1,4})?)$'
+# Kinds whose values may break a rule that only the making of their column finds.
+RULED = (Kind.INSTANT, Kind.DAY, Kind.DECIMAL)
 NULL = b"null"
 NS_PER_DAY = 86_400_000_000_000
 FIRST_NS = int((fields.FIRST_INSTANT - fields.EPOCH).total_seconds()) * 1_000_000_000
@@ -46,7 +50,8 @@ class Batch:
     """n records as columns.
 
     `columns` holds the wanted leaves by key, `present` for each object in the contract whether a record has it.
-    `timestamp_ns` is the full source timestamp, `content` a hash of all mapped values within this process.
+    `timestamp_ns` is the full source timestamp, `content` a hash of all mapped values, the same
+    in every process.
     """
 
     source_id: list[str]
@@ -103,9 +108,10 @@ class Columns:
             if not isinstance(one.source, Constant):
                 hashed.append(got)
             _check(leaf, one, got, refused)
-            made = _array(leaf, got, refused)
             if leaf.key in self._wanted:
-                columns[leaf.key] = made
+                columns[leaf.key] = _array(leaf, got, refused)
+            elif leaf.kind in RULED:
+                _array(leaf, got, refused)
         present = self._present(values, len(rows))
         for group in self._plan.stream.contract.either:
             there = [present[n] if n in present else _there(values.get(n), len(rows)) for n in group]
@@ -115,8 +121,6 @@ class Columns:
         names: list[tuple[str, ...]] = [()] * len(rows)
         if self._plan.names:
             names = list(zip(*map(taken.text, self._plan.names), strict=True))
-        for person in persons:
-            hashed.append(person)
         batch = Batch(
             source_id=ids,
             timestamp_ns=moments,
@@ -126,7 +130,7 @@ class Columns:
             person_email=persons[1],
             person_key=key,
             names=names,
-            content=np.fromiter(map(hash, zip(*hashed, strict=True)), np.int64, len(rows)),
+            content=_hashes(map(msgspec.msgpack.Encoder().encode, zip(*hashed, *persons, strict=True))),
         )
         if refused:
             keep = np.ones(len(rows), bool)
@@ -156,7 +160,7 @@ class Columns:
             person_email=[item.person_email for item in accepted],
             person_key=[item.person_key for item in accepted],
             names=[item.names for item in accepted],
-            content=np.array([hash(item.event.model_dump_json()) for item in accepted], np.int64),
+            content=_hashes(item.event.model_dump_json().encode() for item in accepted),
             unlisted=sum(item.unlisted for item in accepted),
         )
 
@@ -166,6 +170,12 @@ class Columns:
             inside = [_there(v, count) for key, v in values.items() if key.startswith(f"{name}.")]
             found[name] = np.logical_or.reduce(inside) if inside else np.zeros(count, bool)
         return found
+
+
+def _hashes(values: Iterable[bytes]) -> np.ndarray:
+    """The first 64 bits of each value's SHA-256: Python's own hash is another one in each process."""
+    digests = b"".join(hashlib.sha256(value).digest() for value in values)
+    return np.frombuffer(digests, np.int64).reshape(-1, 4)[:, 0].copy()
 
 
 def select(batch: Batch, keep: np.ndarray) -> Batch:
@@ -225,8 +235,8 @@ class _Taken:
     def level(self, keys: tuple[str, ...]) -> Sequence[Any]:
         known = self._levels.get(keys)
         if known is None:
-            attribute = self._plan.attributes[keys][-1]
-            known = [None if row is None else getattr(row, attribute) for row in self.level(keys[:-1])]
+            above, take = self.level(keys[:-1]), attrgetter(self._plan.attributes[keys][-1])
+            known = [None if row is None else take(row) for row in above] if None in above else list(map(take, above))
             self._levels[keys] = known
         return known
 

@@ -73,8 +73,10 @@ class Plan:
     record: type[msgspec.Struct]
     page: type[msgspec.Struct]
     raw_page: type[msgspec.Struct]
+    head: type[msgspec.Struct]  # of a record, nothing but source id and timestamp
+    head_page: type[msgspec.Struct]
     attributes: Mapping[tuple[str, ...], tuple[str, ...]]  # wire keys -> attribute names in `record`
-    version_of: Callable[[Any], tuple[str, str]]  # source id and timestamp of a `record`, as sent
+    version_of: Callable[[Any], tuple[Any, Any]]  # source id and timestamp of a `head`, as sent
 
 
 def parse(path: str) -> tuple[tuple[str, ...], bool]:
@@ -245,6 +247,8 @@ def compile_stream(stream: Stream) -> Plan:
     person_key = compiler.slot(person.key, str) if person and person.key else None
     names = tuple(compiler.slot(path, str) for path in stream.names)
     record, attributes = _record(stream, compiler.slots)
+    ends = [slot.keys for slot in (source_id, source_timestamp)]
+    head, places = _record(stream, {keys: Slot(keys, True, Any) for keys in ends})
     return Plan(
         stream=stream,
         fields=tuple(filled),
@@ -257,6 +261,8 @@ def compile_stream(stream: Stream) -> Plan:
         record=record,
         page=_page(stream, record),
         raw_page=_page(stream, msgspec.Raw),
+        head=head,
+        head_page=_page(stream, head),
         attributes=attributes,
-        version_of=attrgetter(*(".".join(attributes[slot.keys]) for slot in (source_id, source_timestamp))),
+        version_of=attrgetter(*(".".join(places[keys]) for keys in ends)),
     )

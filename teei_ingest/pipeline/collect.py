@@ -1,61 +1,71 @@
-"""One reading of a window: pages to redacted rows, bad records to the quarantine, everything counted.
+"""One reading of a window, batch after batch, in order.
 
-Nothing is written here. What is at fault in a record, and what is not in the window, is sorted out here; duplicates
-and conflicting versions, which only the whole window shows, are found by `settle`.
+Nothing is written here. Duplicates and conflicting versions, which only the whole window shows, are found by `settle`.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import SourceMisbehaves
-from teei_ingest.landing.quarantine import QuarantineEntry
-from teei_ingest.mapping.columns import NS_PER_DAY, Batch, Columns, select
 from teei_ingest.mapping.decode import Page
 from teei_ingest.mapping.plan import Plan
-from teei_ingest.mapping.record import Accepted, Broken, RecordMapper
+from teei_ingest.pipeline.batch import Ask, Batches, Part, Tally, day_of
 from teei_ingest.pipeline.buffer import RowBuffer
+from teei_ingest.pipeline.crew import Crew, Unable
 from teei_ingest.pipeline.days import Window
-from teei_ingest.redact.apply import Redactor
 from teei_ingest.streams.base import SinceOnly
 
 BATCH_ROWS = 10_000
-EPOCH = date(1970, 1, 1)
+# From so many records of a window on others help, with batches small enough for all to end at the same time.
+ALONE_ROWS = 10_000
+SHARED_ROWS = 4_000
 
 
-def day_of(number: int) -> date:
-    """The day `number` days after 1970-01-01."""
-    return EPOCH + timedelta(days=int(number))
-
-
-@dataclass
-class Collected:
-    """What one reading brought. Counts are by day; what has no day of the window is under its first day."""
+@dataclass(kw_only=True)
+class Collected(Tally):
+    """What one reading brought."""
 
     rows: RowBuffer
-    fetched: Counter[date] = field(default_factory=Counter)
-    out_of_window: Counter[date] = field(default_factory=Counter)
-    unlisted: Counter[date] = field(default_factory=Counter)
     known: Counter[date] = field(default_factory=Counter)  # undated records that lie in another day's quarantine
-    quarantine: dict[date, list[QuarantineEntry]] = field(default_factory=lambda: defaultdict(list))
     duplicates: Counter[date] = field(default_factory=Counter)
     keep: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    newest_ns: int = 0  # source timestamp of the newest row
-    reached_ns: int = 0  # source timestamp up to which an ascending source was read
     raw: list[bytes] | None = None  # the record behind each row as it was sent, for the landing
-    watched: dict[bytes, list[tuple[Accepted, QuarantineEntry]]] = field(default_factory=dict)
+
+    def add(self, part: Part) -> None:
+        """Take in what the next batch brought."""
+        self.include(part)
+        for rows in part.rows:
+            self.rows.append(*rows)
+        if self.raw is not None:
+            self.raw += part.raw
 
     def close(self) -> None:
         """Give memory and disk back."""
         self.rows.close()
+
+
+@dataclass
+class _Work:
+    """A batch that another process was given, or the part that was made of it here."""
+
+    bodies: list[bytes]
+    ask: Ask
+    given: Future[Part] | None
+    part: Part | None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.given is None or self.given.done()
 
 
 class OutOfOrder(SourceMisbehaves):
@@ -65,11 +75,10 @@ class OutOfOrder(SourceMisbehaves):
 class Collector:
     """Collects readings of one stream of one company."""
 
-    def __init__(self, plan: Plan, mapper: RecordMapper, redactor: Redactor, folder: Path, company: str) -> None:
+    def __init__(self, plan: Plan, batches: Batches, folder: Path, company: str, processes: int = 1) -> None:
         self._plan = plan
-        self._mapper = mapper
-        self._redactor = redactor
-        self._columns = Columns(plan, redactor.wanted)
+        self._batches = batches
+        self._crew = Crew(batches, processes - 1) if processes > 1 else None
         self._folder = folder
         self._company = company
         self._ascending = isinstance(plan.stream.window, SinceOnly)
@@ -77,161 +86,65 @@ class Collector:
     def begin(self, *, raw: bool = False) -> Collected:
         """An empty collection, which stays usable when a reading breaks off; `raw` keeps records as they were sent."""
         rows = RowBuffer(arrow_schema(self._plan.stream.contract), self._folder)
-        return Collected(rows, raw=[] if raw else None)
+        return Collected(rows=rows, raw=[] if raw else None)
 
     def extend(
         self, found: Collected, pages: Iterable[Page], window: Window, watch: frozenset[bytes] = frozenset()
     ) -> None:
         """Read pages into `found`; what came before an error is in it. `watch` keeps the events with these ids."""
-        waiting: list[Page] = []
-        count = 0
+        ask = Ask(window, watch, raw=found.raw is not None)
+        parts: deque[_Work] = deque()
+        waiting: list[bytes] = []
+        count, total = 0, 0
         try:
             for page in pages:
-                waiting.append(page)
+                waiting.append(page.body)
                 count += page.count
-                if count >= BATCH_ROWS:
+                crew = self._crew if total >= ALONE_ROWS else None
+                if count >= (SHARED_ROWS if crew else BATCH_ROWS):
+                    total += count
                     ready, waiting, count = waiting, [], 0
-                    self._batch(found, ready, window, watch)
+                    parts.append(self._work(ready, ask, crew))
+                    while parts and parts[0].is_ready:
+                        self._add(found, parts.popleft())
         finally:
             if waiting:
-                self._batch(found, waiting, window, watch)
+                parts.append(self._work(waiting, ask, None))
+            while parts:
+                self._add(found, parts.popleft())
 
-    def _batch(self, found: Collected, pages: list[Page], window: Window, watch: frozenset[bytes]) -> None:
-        rows = [row for page in pages for row in page.rows]
-        batch = self._columns.from_rows(rows)
-        origin = np.delete(np.arange(len(rows)), batch.refused) if batch.refused else np.arange(len(rows))
-        records = _Raw(pages)
-        reached = found.reached_ns
-        self._add(found, batch, origin, records, window, watch)
-        accepted: list[Accepted] = []
-        at: list[int] = []
-        for position in batch.refused:
-            raw = records[position]
-            result = self._mapper(raw)
-            if isinstance(result, Accepted):
-                accepted.append(result)
-                at.append(position)
-            else:
-                self._broken(found, result, raw, window)
-        moments = batch.timestamp_ns
-        if accepted:
-            others = self._columns.from_accepted(accepted)
-            self._add(found, others, np.array(at), records, window, watch)
-            order = np.argsort(np.concatenate([origin, at]))
-            moments = np.concatenate([moments, others.timestamp_ns])[order]
-        if self._ascending and len(moments) and (np.any(np.diff(moments) < 0) or (reached and moments[0] < reached)):
-            raise self._out_of_order()
+    def close(self) -> None:
+        """End the processes that helped."""
+        if self._crew is not None:
+            self._crew.close()
 
-    def _add(
-        self,
-        found: Collected,
-        batch: Batch,
-        origin: np.ndarray,
-        records: _Raw,
-        window: Window,
-        watch: frozenset[bytes],
-    ) -> None:
-        if not len(batch):
-            return
-        moments = batch.timestamp_ns
-        days = moments // NS_PER_DAY
-        first, last = (window.first - EPOCH).days, (window.last - EPOCH).days
-        inside = (days >= first) & (days <= last)
-        found.reached_ns = max(found.reached_ns, int(moments.max()))
-        if not inside.all():
-            outside = int((~inside).sum())
-            found.out_of_window[window.first] += outside
-            found.fetched[window.first] += outside
-            batch, origin, days = select(batch, inside), origin[inside], days[inside]
-            if not len(batch):
-                return
-        for number, count in zip(*np.unique(days, return_counts=True), strict=True):
-            found.fetched[day_of(number)] += int(count)
-        found.unlisted[day_of(days[0])] += batch.unlisted
-        result = self._redactor(batch)
-        good = np.ones(len(batch), bool)
-        for position, where in result.leaks.items():
-            good[position] = False
-            entry = QuarantineEntry(
-                reason="leak",
-                field=where,
-                rule="personal_data",
-                record=records[int(origin[position])],
-                people=self._people(records[int(origin[position])]),
+    def _part(self, work: _Work) -> Part:
+        if work.part is not None:
+            return work.part
+        assert work.given is not None
+        with suppress(Unable):
+            return work.given.result()
+        return self._batches(work.bodies, work.ask)
+
+    def _work(self, bodies: list[bytes], ask: Ask, crew: Crew | None) -> _Work:
+        given = crew.take(bodies, ask) if crew is not None else None
+        return _Work(bodies, ask, given, None if given is not None else self._batches(bodies, ask))
+
+    def unnamed(self, raw: bytes) -> bytes:
+        """A record without references to those who are suppressed."""
+        return self._batches.unnamed(raw)
+
+    def _add(self, found: Collected, work: _Work) -> None:
+        reached, part = found.reached_ns, self._part(work)
+        found.add(part)
+        if self._ascending and part.first_ns is not None and not (part.ascends and part.first_ns >= reached):
+            stream = self._plan.stream
+            raise OutOfOrder(
+                "sends records out of the order of their timestamps, so the end of the window cannot be told",
+                system=stream.system,
+                stream=stream.name,
+                company=self._company,
             )
-            found.quarantine[day_of(days[position])].append(entry)
-        kept = result.rows
-        ids, content = result.ids, batch.content
-        if not good.all():
-            kept, ids, content, days, origin = kept.filter(good), ids[good], content[good], days[good], origin[good]
-        found.newest_ns = max(found.newest_ns, int(batch.timestamp_ns.max()))
-        if found.raw is not None:
-            found.raw += [records[position] for position in origin.tolist()]
-        if watch:
-            for position, name in enumerate(map(bytes, ids)):
-                if name in watch:
-                    self._watch(found, name, records[int(origin[position])])
-        found.rows.append(kept, ids, content, days)
-
-    def _watch(self, found: Collected, name: bytes, raw: bytes) -> None:
-        accepted = self._mapper(raw)
-        if isinstance(accepted, Accepted):
-            entry = QuarantineEntry(
-                reason="conflict",
-                field="sourceTimestamp",
-                rule="conflicting_versions",
-                record=raw,
-                people=self._people(raw),
-            )
-            found.watched.setdefault(name, []).append((accepted, entry))
-
-    def _broken(self, found: Collected, broken: Broken, raw: bytes, window: Window) -> None:
-        moment = self._mapper.timestamp_ns(raw)
-        day = window.first if moment is None else day_of(moment // NS_PER_DAY)
-        inside = window.first <= day <= window.last
-        if not inside:
-            day = window.first
-            found.out_of_window[day] += 1
-        else:
-            entry = QuarantineEntry(
-                reason="contract",
-                field=broken.field,
-                rule=broken.rule,
-                record=raw,
-                people=self._people(raw),
-                undated=moment is None,
-            )
-            found.quarantine[day].append(entry)
-        found.fetched[day] += 1
-
-    def _people(self, raw: bytes) -> tuple[str, ...]:
-        """Tokens by which an erasure finds a record that is no row."""
-        return self._redactor.tokens(self._mapper.people(raw))
-
-    def _out_of_order(self) -> OutOfOrder:
-        stream = self._plan.stream
-        return OutOfOrder(
-            "sends records out of the order of their timestamps, so the end of the window cannot be told",
-            system=stream.system,
-            stream=stream.name,
-            company=self._company,
-        )
-
-
-class _Raw:
-    """The records of several pages as they were sent; a page is taken apart only when one of its own is wanted."""
-
-    def __init__(self, pages: list[Page]) -> None:
-        self._pages = pages
-        self._ends = np.cumsum([page.count for page in pages])
-        self._known: dict[int, list[msgspec.Raw]] = {}
-
-    def __getitem__(self, position: int) -> bytes:
-        number = int(np.searchsorted(self._ends, position, side="right"))
-        if number not in self._known:
-            self._known[number] = self._pages[number].raw()
-        start = int(self._ends[number - 1]) if number else 0
-        return bytes(self._known[number][position - start])
 
 
 def settle(found: Collected, *, again: bool) -> frozenset[bytes]:
@@ -264,7 +177,8 @@ def settle(found: Collected, *, again: bool) -> frozenset[bytes]:
                 continue
             if any(version.event != versions[0][0].event for version, _ in versions):
                 found.keep[rows] = False
-                found.quarantine[day] += [entry for _, entry in versions]
+                for _, entry in versions:
+                    found.set_aside(day, entry)
                 continue
         found.keep[rows[1:]] = False
         found.duplicates[day] += len(rows) - 1

@@ -1,0 +1,88 @@
+"""Large windows are worked on by several processes, and nobody can tell from the result."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teei_ingest.pipeline import collect, crew
+from teei_ingest.streams import all_streams
+from teei_ingest_tests.feeding import ACME, quarantined, stored, worker
+from teei_ingest_tests.running import Home
+from teei_ingest_tests.second_opinion.data import generate
+from teei_ingest_tests.second_opinion.server import Server
+
+FIRST = date(2024, 1, 15)
+DAYS = [FIRST + timedelta(number) for number in range(3)]
+STREAMS = sorted(all_streams())
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "BATCH_ROWS", 5)
+    monkeypatch.setattr(collect, "ALONE_ROWS", 5)
+    monkeypatch.setattr(collect, "SHARED_ROWS", 5)
+
+
+def work(home: Callable[..., Home], server: Server, stream: str, processes: int) -> Any:
+    """Everything that a window leaves: counts by day, rows, quarantine."""
+    place = home({ACME.slug: ACME.id}, {**server.environment(), "TEEI_PROCESSES": str(processes)})
+    outcome = worker(place, stream, page_size=4).both(DAYS)
+    assert not outcome.bad, [str(one.error) for one in outcome.bad]
+    counts = [replace(one, lag_s=None) for one in outcome.good]
+    # The server spells a record differently each time.
+    aside = [(day, entry.field, entry.rule, entry.people) for day in DAYS for entry in quarantined(place, stream, day)]
+    return counts, stored(place, stream), sorted(aside)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_two_processes_leave_what_one_leaves(home: Callable[..., Home], stream: str) -> None:
+    world = generate(seed=5, companies=[ACME], first=FIRST, last=DAYS[-1], per_day=15)
+    with Server(world.records, world.companies) as server:
+        alone = work(home, server, stream, 1)
+        assert alone[1] and sum(one.fetched for one in alone[0]) > 30
+        assert work(home, server, stream, 3) == alone
+
+
+@pytest.mark.parametrize("when", ["before it starts", "after the first batch"])
+def test_a_process_that_dies_is_done_without(
+    home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    dead: list[int] = []
+
+    class Dying(crew._Hand):
+        def _do(self, *batch: Any) -> Any:
+            if when == "before it starts" or dead:
+                os.kill(self._pid or 0, signal.SIGKILL)
+            dead.append(self._pid or 0)
+            return super()._do(*batch)
+
+    world = generate(seed=6, companies=[ACME], first=FIRST, last=DAYS[-1], per_day=15)
+    with Server(world.records, world.companies) as server:
+        alone = work(home, server, "benevity_volunteers", 1)
+        monkeypatch.setattr(crew, "_Hand", Dying)
+        assert work(home, server, "benevity_volunteers", 2) == alone
+    assert dead
+
+
+def test_no_process_is_left_behind(home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch) -> None:
+    pids: list[int] = []
+
+    class Known(crew._Hand):
+        def _do(self, *batch: Any) -> Any:
+            pids.append(self._pid or 0)
+            return super()._do(*batch)
+
+    monkeypatch.setattr(crew, "_Hand", Known)
+    world = generate(seed=7, companies=[ACME], first=FIRST, last=DAYS[-1], per_day=15)
+    with Server(world.records, world.companies) as server:
+        work(home, server, "goodera_donations", 2)
+    assert pids
+    assert not [pid for pid in set(pids) if Path(f"/proc/{pid}").exists()]
