@@ -17,7 +17,17 @@ from teei_ingest.errors import KeyringError, MissingCredentials, SettingsError, 
 from teei_ingest.settings import Settings
 from teei_ingest.systems.base import ApiKey, System
 from teei_ingest.vault.credentials import key_id, refuse_common_accounts, resolve, status
-from teei_ingest.vault.keys import PURPOSES, KeyRing, rewrap
+from teei_ingest.vault.keys import (
+    PURPOSES,
+    KeyRing,
+    add_version,
+    destroy,
+    has_ring,
+    rewrap,
+    shredded,
+    tombstone,
+    versions,
+)
 
 ACME, GLOBEX, INITECH = SANDBOX_COMPANIES
 ZENITH = System("zenith", "Zenith", "external", "ZENITH_API_URL", ApiKey("X-Key"), "project_id", 100, "zenith")
@@ -276,6 +286,85 @@ def test_lost_keys_are_not_made_anew(tmp_path: Path) -> None:
     assert not ring_file(tmp_path).exists()
     KeyRing.open(settings, ACME)
     KeyRing.open(settings, ACME, create=False)
+
+
+def test_a_ring_keeps_every_version(tmp_path: Path) -> None:
+    settings = settings_of({}, tmp_path)
+    first = KeyRing.open(settings, ACME)
+    second = add_version(settings, ACME, ["pseudonym", "seal"])
+    assert versions(settings, ACME) == {
+        "pseudonym": 2, "event_id": 1, "seal": 2, "quarantine": 1, "suppression": 1
+    }  # fmt: skip
+    assert second.keys("pseudonym") == {1: first.key("pseudonym"), 2: second.key("pseudonym")}
+    assert second.key("pseudonym") != first.key("pseudonym")
+    assert KeyRing.open(settings, ACME).keys("seal") == second.keys("seal")
+    assert second.keys("event_id") == first.keys("event_id")
+    rewrap(settings, MASTER, OTHER)
+    assert KeyRing.open(settings_of({}, tmp_path, OTHER), ACME).keys("pseudonym") == second.keys("pseudonym")
+
+
+def test_who_holds_a_ring_notices_a_newer_one(tmp_path: Path) -> None:
+    settings = settings_of({}, tmp_path)
+    held = KeyRing.open(settings, ACME)
+    assert held.newest(settings, ACME) is held
+    before = ring_file(tmp_path).read_bytes()
+    added = add_version(settings, ACME, ["pseudonym"])
+    newest = held.newest(settings, ACME, 2)
+    assert newest.keys("pseudonym") == added.keys("pseudonym")
+    ring_file(tmp_path).write_bytes(before)
+    with pytest.raises(KeyringError, match=r"acme-corp: .* is older than the events: restore the newest"):
+        held.newest(settings, ACME, 2)
+    ring_file(tmp_path).unlink()
+    with pytest.raises(KeyringError, match="acme-corp: the keys are lost"):
+        held.newest(settings, ACME)
+    with pytest.raises(KeyringError, match="acme-corp: the keys are lost"):
+        add_version(settings, ACME, ["pseudonym"])
+
+
+def test_a_version_in_the_middle_cannot_be_taken_away(tmp_path: Path) -> None:
+    settings = settings_of({}, tmp_path)
+    KeyRing.open(settings, ACME)
+    for _ in range(2):
+        add_version(settings, ACME, ["pseudonym"])
+    document = json.loads(ring_file(tmp_path).read_text())
+    for version in ("1", "2"):
+        boxes = {number: box for number, box in document["keys"]["pseudonym"].items() if number != version}
+        text = json.dumps(document | {"keys": document["keys"] | {"pseudonym": boxes}})
+        ring_file(tmp_path).write_text(text)
+        for act in (KeyRing.open, versions):
+            with pytest.raises(KeyringError, match="is damaged: restore it"):
+                act(settings, ACME)
+
+
+def test_a_sandboxs_later_keys_are_the_same_for_everybody(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sandbox.json").write_text('{"environment": {}}')
+        settings = Settings.load({"TEEI_HOME": str(tmp_path / name)})
+        KeyRing.open(settings, ACME)
+        found.append(add_version(settings, ACME, ["pseudonym"]).keys("pseudonym"))
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == 2
+
+
+def test_keys_that_were_destroyed_are_not_made_anew(tmp_path: Path) -> None:
+    settings = settings_of({}, tmp_path)
+    KeyRing.open(settings, ACME)
+    tombstone(settings, ACME).write_text('{"ended": "2024-06-01T12:00:00Z"}')
+    destroy(settings, ACME)
+    destroy(settings, ACME)
+    assert not has_ring(settings, ACME)
+    assert shredded(settings, ACME) == "2024-06-01T12:00:00Z"
+    for act in (KeyRing.open, versions):
+        with pytest.raises(KeyringError, match="acme-corp: was shredded: take it out of the companies file, or remove"):
+            act(settings, ACME)
+    tombstone(settings, ACME).write_text("{")
+    with pytest.raises(KeyringError, match="is being shredded"):
+        KeyRing.open(settings, ACME)
+    assert not has_ring(settings, ACME)
+    KeyRing.open(settings, GLOBEX)
+    assert rewrap(settings, MASTER, OTHER) == 1, "a tombstone is no ring"
 
 
 def test_keys_cannot_be_swapped(tmp_path: Path) -> None:

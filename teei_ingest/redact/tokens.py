@@ -8,16 +8,20 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import idna
 import numpy as np
 import pyarrow as pa
 
+from teei_ingest.vault.keys import KeyRing
+
 _BLOCK = 64
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+PSEUDONYM = r"([ht])([1-9][0-9]*)_([0-9a-f]{32})"
+_PSEUDONYM = re.compile(PSEUDONYM)
 
 
 def normalize_email(value: str) -> str | None:
@@ -81,33 +85,61 @@ class Mac:
 
 
 class Pseudonyms:
-    """A company's tokens (`t1_…`) and hashes (`h1_…`), each computed once."""
+    """A company's tokens (`t2_…`) and hashes (`h2_…`), each computed once; the number is the newest key's version.
 
-    def __init__(self, key: bytes, version: int) -> None:
-        self._mac = Mac(key)
-        self._token = f"t{version}_"
-        self._hash = f"h{version}_"
+    All are made under the first key and then taken forward, one version after the other, so that whoever holds the
+    keys can bring an older one up to date without knowing whose it is, and two that were equal stay equal.
+    """
+
+    def __init__(self, keys: Mapping[int, bytes]) -> None:
+        """`keys` by version, from 1 without a gap."""
+        self.version = len(keys)
+        first, *later = (Mac(keys[version]) for version in range(1, self.version + 1))
+        self._mac = first
+        self._later = later
         self._people: dict[tuple[str, str], str] = {}
         self._hashes: dict[tuple[str, str], str] = {}
+
+    @classmethod
+    def of(cls, ring: KeyRing) -> Self:
+        """Those of a company's ring."""
+        return cls(ring.keys("pseudonym"))
 
     def person(self, namespace: str, value: str) -> str:
         """Token of a person: by email where the value is one, else by the id in its namespace."""
         known = self._people.get((namespace, value))
         if known is None:
-            known = self._people[namespace, value] = self._token + self._identity("person", namespace, value)
+            known = self._people[namespace, value] = self._made("t", "person", namespace, value)
         return known
 
     def hashed(self, namespace: str, value: str) -> str:
         """Hash of a value; addresses are normalized first."""
         known = self._hashes.get((namespace, value))
         if known is None:
-            known = self._hashes[namespace, value] = self._hash + self._identity("hash", namespace, value)
+            known = self._hashes[namespace, value] = self._made("h", "hash", namespace, value)
         return known
 
-    def _identity(self, kind: str, namespace: str, value: str) -> str:
+    def forward(self, text: str) -> str:
+        """A pseudonym of an older version as the newest has it; every other text as it is."""
+        found = _PSEUDONYM.fullmatch(text)
+        if found is None or int(found[2]) >= self.version:
+            return text
+        return self._forward(found[1], int(found[2]), found[3])
+
+    def _made(self, letter: str, kind: str, namespace: str, value: str) -> str:
         email = normalize_email(value)
         parts = (kind, "email", email) if email is not None else (kind, namespace, value)
-        return self._mac.digest(prefixed(*parts)).hex()[:32]
+        return self._forward(letter, 1, _body(self._mac, *parts))
+
+    def _forward(self, letter: str, version: int, body: str) -> str:
+        for mac in self._later[version - 1 :]:
+            body = _body(mac, "rotate", body)
+        return f"{letter}{self.version}_{body}"
+
+
+def _body(mac: Mac, *parts: str) -> str:
+    """128 bits in hex."""
+    return mac.digest(prefixed(*parts)).hex()[:32]
 
 
 class EventIds:

@@ -46,8 +46,8 @@ def connect(store: Store, *, spill: Path | None = None, memory: str = MEMORY) ->
         }
     )
     connection.execute("SET TimeZone = 'UTC'")
-    for contract in contracts():
-        connection.register(contract.table, store.dataset(contract))
+    for name, dataset in store.datasets(contracts()).items():
+        connection.register(name, dataset)
     for name, view in views().items():
         if view.sql:
             connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")

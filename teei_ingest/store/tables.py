@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
@@ -30,6 +31,7 @@ from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import StoreError
 from teei_ingest.store.locks import Locks
+from teei_ingest.store.rotations import Rotation, Rotations
 from teei_ingest.streams import all_streams
 
 MARKER = "_teei_sandbox.json"
@@ -101,7 +103,8 @@ class Store:
 
     A store made in the sandbox bears a marker: it opens in the sandbox alone, and the sandbox opens no other.
     `storage_options` are delta-rs's (region, endpoint, credentials of an object store); without `locks` nobody else
-    may purge the tables meanwhile.
+    may purge the tables meanwhile. `rotations` says of which companies readers see an older version; who writes sees
+    the newest.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Store:
         *,
         sandbox: bool,
         locks: Locks | None = None,
+        rotations: Rotations | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> None:
         local = uri.removeprefix("file://")
@@ -117,6 +121,7 @@ class Store:
         self.uri = str(self.folder or uri.rstrip("/"))
         self.sandbox = sandbox
         self._locks = locks
+        self._rotated = rotations
         self._options = dict(storage_options or {})
         self._check_marker()
 
@@ -146,30 +151,37 @@ class Store:
         """
         if not days:
             return 0
-        attempts = Retrying(
-            retry=retry_if_exception_type(CommitFailedError),
-            wait=wait_random_exponential(multiplier=0.05, max=2),
-            stop=stop_after_attempt(ATTEMPTS),
-            reraise=True,
-        )
-        try:
-            with self._shared(_lock(contract)):
-                return attempts(self._overwrite, contract, stream, company, days, rows)
-        except CommitFailedError:
-            pass
-        raise StoreError(
-            f"others kept writing to {contract.table} for {ATTEMPTS} attempts: run it again",
-            stream=stream,
-            company=company,
-        )
+        with self._shared(_lock(contract)):
+            return self._committed(contract, lambda: self._overwrite(contract, stream, company, days, rows))
 
-    def committing(self, company: str) -> AbstractContextManager[None]:
-        """While a company's events are committed, nobody erases of them or changes their keys."""
-        return self._shared(f"company-{company}")
+    def rewrite(self, contract: type[Data], company: str, event_ids: Sequence[str], rows: pa.Table) -> None:
+        """Put `rows` in the place of a company's rows with these ids, in one commit, which is not yet for good.
 
-    def alone_with(self, company: str) -> AbstractContextManager[None]:
-        """Nobody commits events of a company meanwhile."""
-        return self._locks.exclusive(f"company-{company}") if self._locks else nullcontext()
+        The ids are in the log until the table is purged.
+        """
+        predicate = f"{_where(None, company, None)} AND {_with_ids(event_ids)}"
+        with self._shared(_lock(contract)):
+            self._committed(contract, lambda: self._put(contract, predicate, rows))
+
+    @contextmanager
+    def committing(self, company: str) -> Iterator[int]:
+        """While a company's events are committed, nobody erases of them or changes their keys.
+
+        Gives the version of the pseudonyms that its rows have. Raises StoreError where a rotation of its keys was
+        interrupted, which has to be finished first.
+        """
+        with self._shared(_company_lock(company)):
+            self._refuse_pinned(company)
+            rotation = self._rotated.get(company) if self._rotated else None
+            yield rotation.version if rotation else 1
+
+    @contextmanager
+    def alone_with(self, company: str, *, unfinished: bool = False) -> Iterator[None]:
+        """Nobody commits events of a company meanwhile; `unfinished` tolerates an interrupted rotation of its keys."""
+        with self._locks.exclusive(_company_lock(company)) if self._locks else nullcontext():
+            if not unfinished:
+                self._refuse_pinned(company)
+            yield
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -184,8 +196,26 @@ class Store:
 
         Waits until nobody writes or reads. Safe to repeat after a crash.
         """
-        with self._locks.exclusive(_lock(contract)) if self._locks else nullcontext():
+        with self._alone(contract):
             self._purge(contract)
+
+    def expire(self, contract: type[Data], before: date) -> int:
+        """Delete, in one commit and for good, the rows of all days before that one; their number.
+
+        Like a purge it waits until nobody writes or reads, and is safe to repeat after a crash.
+        """
+        with self._alone(contract):
+            expired = self.expired(contract, before)
+            if expired:
+                self._committed(contract, lambda: self._delete(contract, _before(before)))
+            # A delete that is in the log was not followed by its purge, or somebody was killed in between.
+            if self._has_deleted(contract):
+                self._purge(contract)
+            return expired
+
+    def expired(self, contract: type[Data], before: date) -> int:
+        """Number of rows of all days before that one."""
+        return self._scan(contract, _before(before), ["day"]).num_rows
 
     def rows(
         self,
@@ -200,13 +230,41 @@ class Store:
         return self._scan(contract, _where(stream, company, days), columns or arrow_schema(contract).names)
 
     def batches(
-        self, contract: type[Data], *, stream: str, company: str, days: Iterable[date]
+        self,
+        contract: type[Data],
+        *,
+        company: str,
+        stream: str | None = None,
+        days: Iterable[date] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Stored rows of the current version, a batch at a time."""
+        """Stored rows of the current version, a batch at a time; filters and columns as in `rows`."""
         schema = arrow_schema(contract)
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
         reader = self._reader(contract, _where(stream, company, days), schema.names)
         while (batch := self._next(reader)) is not None:
             yield batch.select(schema.names).cast(schema)
+
+    def with_ids(self, contract: type[Data], company: str, event_ids: Sequence[str]) -> pa.Table:
+        """A company's stored rows with these ids."""
+        predicate = f"{_where(None, company, None)} AND {_with_ids(event_ids)}"
+        return self._scan(contract, predicate, arrow_schema(contract).names)
+
+    def unfinished(self, contract: type[Data]) -> list[Path]:
+        """Files that are being written, or were by a process that was killed; delta-rs removes none of these."""
+        folder = self.folder / contract.table if self.folder else None
+        return [*folder.rglob("*#*"), *folder.glob("_delta_log/*.tmp")] if folder else []
+
+    def texts(self, contract: type[Data], company: str) -> Iterator[str]:
+        """Every text in the company's files, whichever version they are of, and in the table's log, decoded.
+
+        Each once for each column of a file. A file that goes meanwhile is left out.
+        """
+        files = self._files(contract.table)
+        for folder in (f"company={company}", "_delta_log"):
+            for path in self._paths(files, folder):
+                yield from self._texts_of(files, path)
 
     def gone(
         self, contract: type[Data], stream: str, company: str, days: Sequence[date], new: pa.Table
@@ -258,25 +316,145 @@ class Store:
         """The last day with a stored row."""
         return max(self.counts(contract, stream, company), default=None)
 
-    @_clearly
     def dataset(self, contract: type[Data]) -> pads.Dataset:
-        """The current version for engines that read Arrow datasets; filters on company, stream and day skip files."""
-        table = self._table(contract)
+        """What readers see of a table; filters on company, stream and day skip files."""
+        return self.datasets([contract])[contract.table]
+
+    def datasets(self, wanted: Sequence[type[Data]]) -> dict[str, pads.Dataset]:
+        """What readers see of several tables, by name, with the same keys in all of them."""
+        before = self._rotations()
+        while True:
+            found = {contract.table: self._seen(contract, before) for contract in wanted}
+            after = self._rotations()
+            if after == before:
+                return found
+            before = after
+
+    def versions(self) -> dict[str, int]:
+        """The current version of each table, by name."""
+        return {contract.table: self._version(contract) for contract in contracts()}
+
+    def streams_of(self, contract: type[Data], company: str) -> list[str]:
+        """The streams of which a company has rows."""
+        return sorted(self.rows(contract, company=company, columns=["stream"])["stream"].unique().to_pylist())
+
+    def remove_company(self, contract: type[Data], company: str) -> int:
+        """Delete a company's rows in one commit, which is not yet for good; their number."""
+        with self._shared(_lock(contract)):
+            return self._committed(contract, lambda: self._delete(contract, _where(None, company, None)))
+
+    @contextmanager
+    def _alone(self, contract: type[Data]) -> Iterator[None]:
+        """Nobody writes or reads a table meanwhile, and no reader needs an older version of it."""
+        while True:
+            for company in self._pinned():
+                with self.committing(company):  # whoever rotates its keys has ended then
+                    pass
+            with self._locks.exclusive(_lock(contract)) if self._locks else nullcontext():
+                if not self._pinned():
+                    yield
+                    return
+
+    def _refuse_pinned(self, company: str) -> None:
+        rotation = self._rotated.get(company) if self._rotated else None
+        if rotation is not None and rotation.pinned:
+            raise StoreError(
+                f"a rotation of its keys was interrupted: `teei keys rotate --company {company}` finishes it",
+                company=company,
+            )
+
+    def _rotations(self) -> dict[str, Rotation]:
+        return self._rotated.all() if self._rotated else {}
+
+    def _pinned(self) -> dict[str, Rotation]:
+        return {company: one for company, one in self._rotations().items() if one.pinned}
+
+    @_clearly
+    def _seen(self, contract: type[Data], rotations: Mapping[str, Rotation]) -> pads.Dataset:
+        found = self._dataset(contract, None)
+        for company, rotation in rotations.items():
+            if rotation.pinned and contract.table in rotation.tables:
+                own = pads.field("company") == company
+                before = self._dataset(contract, rotation.tables[contract.table])
+                files = [*found.get_fragments(~own), *before.get_fragments(own)]
+                found = pads.FileSystemDataset(files, found.schema, found.format, found.filesystem)
+        return found
+
+    def _dataset(self, contract: type[Data], version: int | None) -> pads.FileSystemDataset:
+        table = DeltaTable(self._location(contract), version=version, storage_options=self._options)
         return table.to_pyarrow_dataset(filesystem=self._files(contract.table), schema=arrow_schema(contract))
+
+    @_clearly
+    def _version(self, contract: type[Data]) -> int:
+        return self._table(contract).version()
 
     def _shared(self, name: str) -> AbstractContextManager[None]:
         return self._locks.shared(name) if self._locks else nullcontext()
 
+    def _committed(self, contract: type[Data], write: Callable[[], int]) -> int:
+        """What `write` returns, which is tried again when somebody else committed meanwhile."""
+        attempts = Retrying(
+            retry=retry_if_exception_type(CommitFailedError),
+            wait=wait_random_exponential(multiplier=0.05, max=2),
+            stop=stop_after_attempt(ATTEMPTS),
+            reraise=True,
+        )
+        try:
+            return attempts(write)
+        except CommitFailedError:
+            pass
+        raise StoreError(f"others kept writing to {contract.table} for {ATTEMPTS} attempts: run it again")
+
+    def _put(self, contract: type[Data], predicate: str, rows: pa.Table) -> int:
+        try:
+            _write(self._table(contract), rows, predicate)
+            return rows.num_rows
+        except _FAILURES as error:
+            if isinstance(error, CommitFailedError) and "os error" not in str(error):
+                raise
+            message = _explain(error, self.uri)
+        raise StoreError(message)
+
+    @_clearly
+    def _paths(self, files: pafs.FileSystem, folder: str) -> list[str]:
+        found = files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+        return [info.path for info in found if info.type is pafs.FileType.File]
+
+    @_clearly
+    def _texts_of(self, files: pafs.FileSystem, path: str) -> list[str]:
+        try:
+            with files.open_input_file(path) as file:
+                if path.endswith(".parquet"):
+                    return [text for column in pq.read_table(file).columns for text in _texts(column)]
+                return file.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _delete(self, contract: type[Data], predicate: str) -> int:
+        """The number of rows that were deleted. The predicate is in the log until the table is purged."""
+        try:
+            return int(self._table(contract).delete(predicate)["num_deleted_rows"])
+        except _FAILURES as error:
+            if isinstance(error, CommitFailedError) and "os error" not in str(error):
+                raise
+            message = _explain(error, self.uri)
+        raise StoreError(message)
+
+    @_clearly
+    def _has_deleted(self, contract: type[Data]) -> bool:
+        return any(commit["operation"] == "DELETE" for commit in self._table(contract).history())
+
     @_clearly
     def _purge(self, contract: type[Data]) -> None:
         table = self._table(contract)
-        kept = {name: str(value) for name, value in table.metadata().configuration.items()}
         table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
         table.alter.set_table_properties({_LOG_RETENTION: "interval 0 days"})
         table.create_checkpoint()
         table = self._table(contract)
         table.cleanup_metadata()
-        table.alter.set_table_properties({_LOG_RETENTION: kept.get(_LOG_RETENTION, "interval 30 days")})
+        table.alter.set_table_properties({_LOG_RETENTION: "interval 30 days"})
+        for path in self.unfinished(contract):  # nobody writes now
+            path.unlink(missing_ok=True)
 
     @_clearly
     def _check_marker(self) -> None:
@@ -384,7 +562,7 @@ class Store:
                 days = f"day BETWEEN '{pc.min(small['min.day'])}' AND '{pc.max(small['max.day'])}'"
                 predicate = f"{_where(stream, company, None)} AND {days}"
                 _write(table, table.scan(predicate=predicate), predicate)
-            if table.version() % VACUUM_EVERY == 0:
+            if table.version() % VACUUM_EVERY == 0 and not self._pinned():
                 table.vacuum(dry_run=False, full=True)
 
 
@@ -397,6 +575,32 @@ def _write(table: DeltaTable, rows: Any, predicate: str) -> None:
         target_file_size=FILE_BYTES,
         writer_properties=_WRITER,
     )
+
+
+def _with_ids(event_ids: Iterable[str]) -> str:
+    quoted = ", ".join(f"'{one.replace(chr(39), chr(39) * 2)}'" for one in event_ids)
+    return f"event_id IN ({quoted})"
+
+
+def _texts(column: Any) -> Iterator[str]:
+    """The different texts of a column, in lists, maps and structs too."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    kind = column.type
+    if pa.types.is_struct(kind):
+        for field in range(kind.num_fields):
+            yield from _texts(pc.struct_field(column, field))
+    elif pa.types.is_map(kind):
+        yield from _texts(column.keys)
+        yield from _texts(column.items)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from _texts(column.flatten())
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        yield from column.drop_null().unique().to_pylist()
+
+
+def _company_lock(company: str) -> str:
+    return f"company-{company}"
 
 
 def _lock(contract: type[Data]) -> str:
@@ -418,6 +622,10 @@ def _where(stream: str | None, company: str | None, days: Iterable[date] | None)
         spans = [f"day BETWEEN '{first}' AND '{last}'" for first, last in _spans(days)]
         parts.append(f"({' OR '.join(spans)})" if spans else "false")
     return " AND ".join(parts)
+
+
+def _before(day: date) -> str:
+    return f"day < '{day}'"
 
 
 def _spans(days: Iterable[date]) -> list[tuple[date, date]]:

@@ -8,7 +8,8 @@ caller's error: `failure` makes it from the reason ("No space left on device").
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def remove(path: Path) -> bool:
         return False
     _sync_folder(path.parent)
     return True
+
+
+def remove_folder(path: Path) -> None:
+    """With all that is in it; nothing happens if there is none."""
+    if path.exists():
+        shutil.rmtree(path)
+        _sync_folder(path.parent)
+
+
+def older(paths: Iterable[Path], than: float) -> Iterator[Path]:
+    """Those that were last written before `than`, in seconds since the epoch; one that is gone meanwhile is none."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < than:
+                yield path
 
 
 def remove_dead(folder: Path) -> int:

@@ -1,18 +1,21 @@
 """A ring of keys for each company, wrapped by the master key.
 
-Belongs here: making, wrapping, opening and rewrapping keys. Does not belong here: what they are used for
-(`redact/`, `landing/`), and the master key itself (`settings.py`).
+Belongs here: making, wrapping, opening, rewrapping, adding and destroying keys. Does not belong here: what they are
+used for (`redact/`, `landing/`), bringing data to a newer key (`privacy/`), the master key itself (`settings.py`).
 
 Keys are independent and random, 32 bytes, AES-256-GCM-wrapped with (company id, purpose, version) as
 additional data, so that none can be put in another's place. One file a company, outside the data:
 `$TEEI_HOME/keys/<company id>.json`. A sandbox with the published master key derives them instead
-(HKDF-SHA-256, RFC 5869), so that its ids are the same for everybody.
+(HKDF-SHA-256, RFC 5869), so that its ids are the same for everybody. A ring keeps every version of a key, numbered
+from 1. Beside the ring of a company that was shredded lies a tombstone, as long as which no new ring is made.
 """
+
+from __future__ import annotations
 
 import base64
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -26,11 +29,12 @@ from filelock import FileLock
 from teei_ingest.companies import Company
 from teei_ingest.errors import KeyringError
 from teei_ingest.settings import SANDBOX_MASTER_KEY, Settings, decode_master_key
-from teei_ingest.vault.files import Failure, os_errors, private_folder, replacing
+from teei_ingest.vault.files import Failure, os_errors, private_folder, remove, remove_dead, replacing
 
 PURPOSES = ("pseudonym", "event_id", "seal", "quarantine", "suppression")
 
 _FORMAT = "teei-keys-1"
+_STILL = "until then nothing is added; `teei sql` shows what is there"
 _Keys = dict[tuple[str, int], bytes]
 
 
@@ -47,18 +51,31 @@ class KeyRing:
         """Open the company's ring; the first time, make it.
 
         With `create` false a missing ring is an error: right where the company has data already, which new
-        keys could not join. Raises KeyringError; SettingsError if there is no master key.
+        keys could not join. Raises KeyringError, for a shredded company too; SettingsError if there is no master key.
         """
+        refuse_shredded(settings, company)
         master = settings.master_key_bytes()
         path = _path(settings, company.id)
         with os_errors(_disk_failure(path)):
             if not path.exists():
                 if not create:
-                    raise KeyringError(f"the keys are lost: restore {path}", company=company.slug)
+                    raise _lost(path, company)
                 with _lock(settings):
+                    refuse_shredded(settings, company)
                     if not path.exists():
                         _write(path, company.id, _new_keys(settings, master, company.id), master)
             return cls(company.id, _read(path, company.id, master))
+
+    def newest(self, settings: Settings, company: Company, needed: int = 1) -> KeyRing:
+        """The ring as it is now, this one if no key was added; `needed` is the pseudonyms' version in the tables.
+
+        Raises KeyringError, also for a ring that is older than the tables, such as one from an old backup.
+        """
+        now = versions(settings, company)
+        ring = self if now == self._current else KeyRing.open(settings, company, create=False)
+        if ring.version("pseudonym") < needed:
+            raise _outdated(settings, company)
+        return ring
 
     def key(self, purpose: str, version: int | None = None) -> bytes:
         """32 bytes; the newest version unless told. Raises KeyringError for one that is not there."""
@@ -66,6 +83,10 @@ class KeyRing:
         if key is None:
             raise KeyringError(f"company {self.company_id} has no {purpose} key of version {version}")
         return key
+
+    def keys(self, purpose: str) -> dict[int, bytes]:
+        """All versions of a key, 32 bytes each."""
+        return {version: key for (of, version), key in self._keys.items() if of == purpose}
 
     def version(self, purpose: str) -> int:
         """The newest version."""
@@ -96,6 +117,77 @@ def rewrap(settings: Settings, old_master: bytes, new_master: bytes) -> int:
         return len(rings)
 
 
+def add_version(settings: Settings, company: Company, purposes: Iterable[str]) -> KeyRing:
+    """Give a ring a newer key for each purpose, in one step; the ring with them. Raises KeyringError."""
+    refuse_shredded(settings, company)
+    master = settings.master_key_bytes()
+    path = _path(settings, company.id)
+    with os_errors(_disk_failure(path)), _lock(settings):
+        if not path.exists():
+            raise _lost(path, company)
+        keys = _read(path, company.id, master)
+        for purpose in purposes:
+            version = 1 + max(version for of, version in keys if of == purpose)
+            keys[purpose, version] = _new_key(settings, master, company.id, purpose, version)
+        _write(path, company.id, keys, master)
+    return KeyRing(company.id, keys)
+
+
+def versions(settings: Settings, company: Company) -> dict[str, int]:
+    """The newest version of each key as the file has it, cheaply and without opening any.
+
+    Nobody vouches for them but the file. Raises KeyringError, for a shredded company too.
+    """
+    refuse_shredded(settings, company)
+    path = _path(settings, company.id)
+    if not path.exists():
+        raise _lost(path, company)
+    with os_errors(_disk_failure(path)):
+        return _versions(path)
+
+
+def destroy(settings: Settings, company: Company) -> None:
+    """Remove a company's keys for good; nothing happens if there are none."""
+    path = _path(settings, company.id)
+    with os_errors(_disk_failure(path)), _lock(settings):
+        remove_dead(path.parent)
+        remove(path)
+
+
+def has_ring(settings: Settings, company: Company) -> bool:
+    """Whether the company has keys, readable or not."""
+    return _path(settings, company.id).exists()
+
+
+def tombstone(settings: Settings, company: Company) -> Path:
+    """The file that says that a company was shredded, or is being."""
+    return _path(settings, company.id).with_suffix(".shredded")
+
+
+def shredded(settings: Settings, company: Company) -> str | None:
+    """When the company was shredded; empty as long as that is not done, None if it was not."""
+    path = tombstone(settings, company)
+    try:
+        return str(json.loads(path.read_bytes())["ended"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def refuse_shredded(settings: Settings, company: Company) -> None:
+    """Raises KeyringError for a company that was shredded, since new keys would begin it anew unasked."""
+    when, slug = shredded(settings, company), company.slug
+    if when == "":
+        message = f"is being shredded: `teei shred --company {slug} --confirm {slug}` finishes that"
+    elif when:
+        stone = tombstone(settings, company)
+        message = f"was shredded: take it out of the companies file, or remove {stone} to begin it anew with other keys"
+    else:
+        return
+    raise KeyringError(message, company=slug)
+
+
 def _folder(settings: Settings) -> Path:
     return settings.home / "keys"
 
@@ -117,15 +209,13 @@ def _company_id(path: Path) -> UUID:
 
 
 def _new_keys(settings: Settings, master: bytes, company_id: UUID) -> _Keys:
-    published = settings.is_sandbox and master == decode_master_key(SANDBOX_MASTER_KEY)
-    return {
-        (purpose, 1): (
-            HKDF(SHA256(), 32, salt=None, info=_aad(company_id, purpose, 1)).derive(master)
-            if published
-            else secrets.token_bytes(32)
-        )
-        for purpose in PURPOSES
-    }
+    return {(purpose, 1): _new_key(settings, master, company_id, purpose, 1) for purpose in PURPOSES}
+
+
+def _new_key(settings: Settings, master: bytes, company_id: UUID, purpose: str, version: int) -> bytes:
+    if settings.is_sandbox and master == decode_master_key(SANDBOX_MASTER_KEY):
+        return HKDF(SHA256(), 32, salt=None, info=_aad(company_id, purpose, version)).derive(master)
+    return secrets.token_bytes(32)
 
 
 def _aad(company_id: UUID, purpose: str, version: int) -> bytes:
@@ -176,21 +266,49 @@ def _unwrap(path: Path, document: dict[str, Any], company_id: UUID, master: byte
                 raw = base64.b64decode(box, validate=True)
                 aad = _aad(company_id, purpose, int(version))
                 keys[purpose, int(version)] = AESGCM(master).decrypt(raw[:12], raw[12:], aad)
-        if {purpose for purpose, _ in keys} == set(PURPOSES):
+        if _complete(keys):
             return keys
     except InvalidTag:
         if other_master:
             raise KeyringError(
-                f"{path} needs another master key: set TEEI_MASTER_KEY to the one that it was made with"
+                f"{path} needs another master key: set TEEI_MASTER_KEY to the one that it was made with ({_STILL})"
             ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise _damaged(path)
 
 
+def _versions(path: Path) -> dict[str, int]:
+    try:
+        keys = {(purpose, int(version)): b"" for purpose, boxes in _document(path)["keys"].items() for version in boxes}
+        if _complete(keys):
+            return {purpose: sum(of == purpose for of, _ in keys) for purpose in PURPOSES}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise _damaged(path)
+
+
+def _complete(keys: _Keys) -> bool:
+    """Whether every purpose has its keys, without a gap."""
+    found: dict[str, list[int]] = {}
+    for purpose, version in keys:
+        found.setdefault(purpose, []).append(version)
+    whole = all(sorted(numbers) == list(range(1, len(numbers) + 1)) for numbers in found.values())
+    return whole and set(found) == set(PURPOSES)
+
+
 def _disk_failure(path: Path) -> Failure:
     return lambda reason: KeyringError(f"{path}: {reason}")
 
 
+def _outdated(settings: Settings, company: Company) -> KeyringError:
+    path = _path(settings, company.id)
+    return KeyringError(f"{path} is older than the events: restore the newest ({_STILL})", company=company.slug)
+
+
+def _lost(path: Path, company: Company) -> KeyringError:
+    return KeyringError(f"the keys are lost: restore {path} ({_STILL})", company=company.slug)
+
+
 def _damaged(path: Path) -> KeyringError:
-    return KeyringError(f"{path} is damaged: restore it from its backup")
+    return KeyringError(f"{path} is damaged: restore it from its backup ({_STILL})")
