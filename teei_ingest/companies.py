@@ -22,6 +22,7 @@ from teei_ingest.systems import all_systems
 SYSTEMS = tuple(all_systems())
 
 _SLUG = re.compile(r"[a-z0-9-]{1,40}")
+_SANDBOX_REGISTRY = "registry.yaml"
 _FIELDS = ("id", "slug", "name", "systems", "privacy")
 
 
@@ -34,6 +35,7 @@ class Company:
     name: str
     systems: tuple[str, ...] = SYSTEMS
     privacy: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # file and line of each entry of `privacy`
 
     @property
     def variable(self) -> str:
@@ -91,11 +93,24 @@ def load_companies(settings: Settings) -> Companies:
 
     Raises CompaniesFileError (file, line, field) or SettingsError.
     """
-    if settings.companies is None:
-        if settings.is_sandbox:
-            return Companies(SANDBOX_COMPANIES)
-        raise SettingsError("set TEEI_COMPANIES to the path of your companies file; `teei init` writes one")
-    return Companies(_read(settings.companies, SYSTEMS))
+    path = registry_path(settings)
+    if settings.companies is None and not path.exists():
+        return Companies(SANDBOX_COMPANIES)
+    return Companies(_read(path, SYSTEMS))
+
+
+def registry_path(settings: Settings) -> Path:
+    """The companies file; in a sandbox's home without one, where it would be. Raises SettingsError."""
+    if settings.companies is not None:
+        return settings.companies
+    if settings.is_sandbox:
+        return settings.home / _SANDBOX_REGISTRY
+    raise SettingsError("set TEEI_COMPANIES to the path of your companies file; `teei init` writes one")
+
+
+def parse_companies(text: str, path: Path) -> Companies:
+    """The companies in the text of a file. Raises CompaniesFileError."""
+    return Companies(_Reader(path, SYSTEMS).companies(text))
 
 
 def _read(path: Path, systems: tuple[str, ...]) -> list[Company]:
@@ -166,12 +181,14 @@ class _Reader:
         slug = self.text(fields["slug"], "slug")
         if not _SLUG.fullmatch(slug) or not slug.strip("-"):
             raise self.error(fields["slug"], "slug", "has to be 1 to 40 of a-z, 0-9 and hyphens")
+        privacy = fields.get("privacy")
         return Company(
             id=self.uuid(fields["id"]),
             slug=slug,
             name=self.text(fields["name"], "name"),
             systems=self.system_names(fields["systems"]) if "systems" in fields else self.systems,
-            privacy=self.privacy(fields["privacy"], loader) if "privacy" in fields else {},
+            privacy=self.privacy(privacy, loader) if privacy else {},
+            places=self.places(privacy) if privacy else {},
         )
 
     def fields(self, node: yaml.Node, what: str, known: tuple[str, ...] | None) -> dict[str, yaml.Node]:
@@ -210,6 +227,10 @@ class _Reader:
                 raise self.error(item, "systems", f"{name} is there twice")
             names.append(name)
         return tuple(names)
+
+    def places(self, node: yaml.Node) -> dict[str, str]:
+        entries = self.fields(node, "privacy", None).items()
+        return {name: f"{self.path.name}, line {entry.start_mark.line + 1}" for name, entry in entries}
 
     def privacy(self, node: yaml.Node, loader: yaml.SafeLoader) -> dict[str, Any]:
         self.fields(node, "privacy", None)

@@ -16,7 +16,7 @@ from typing import Any
 from teei_ingest.contracts import RELEASED
 from teei_ingest.contracts.base import Data, Leaf, leaves
 from teei_ingest.contracts.fields import DataClass
-from teei_ingest.errors import SettingsError
+from teei_ingest.errors import CompaniesFileError, SettingsError
 
 
 class Mode(StrEnum):
@@ -77,6 +77,15 @@ def _every_leaf() -> list[Leaf]:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What decides a leaf's mode: a name that the `company` or the `default` says it of, or `allowed_fields`."""
+
+    mode: Mode
+    source: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Policy:
     """A company's policy: `overrides` by class, kind or field, and fields that are kept as they are."""
 
@@ -84,11 +93,19 @@ class Policy:
     allowed_fields: frozenset[str] = frozenset()
 
     def mode(self, leaf: Leaf) -> Mode:
-        """The mode of a leaf: what the company says of it, narrowest first, counts before any default."""
+        """The mode of a leaf."""
+        return self.rule(leaf).mode
+
+    def rule(self, leaf: Leaf) -> Rule:
+        """What the company says of a leaf, narrowest first, counts before any default."""
         names = _names(leaf)
-        if self.allowed_fields.intersection(names[:2]):
-            return Mode.KEEP
-        return next(table[name] for table in (self.overrides, DEFAULTS) for name in names if name in table)
+        for name in names[:2]:
+            if name in self.allowed_fields:
+                return Rule(Mode.KEEP, "allowed_fields", name)
+        tables = {"company": self.overrides, "default": DEFAULTS}
+        return next(
+            Rule(table[name], source, name) for source, table in tables.items() for name in names if name in table
+        )
 
     @cached_property
     def version(self) -> str:
@@ -105,10 +122,16 @@ class Policy:
         return found
 
 
-def policy_for(slug: str, privacy: Mapping[str, Any]) -> Policy:
-    """The policy of a company from its `privacy` in the registry; SettingsError names field and reason."""
+def policy_for(slug: str, privacy: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Policy:
+    """The policy of a company from its `privacy` in the registry.
 
-    def refuse(reason: str) -> SettingsError:
+    SettingsError names field and reason, and the place in the file that `places` has for an entry.
+    """
+
+    def refuse(reason: str, entry: str) -> SettingsError:
+        place = (places or {}).get(entry)
+        if place:
+            return CompaniesFileError(f"{place}, {entry}: {reason}", company=slug)
         return SettingsError(f"privacy of {slug}: {reason}", company=slug)
 
     known: dict[str, list[Leaf]] = {}
@@ -120,20 +143,20 @@ def policy_for(slug: str, privacy: Mapping[str, Any]) -> Policy:
         if name == "allowed_fields":
             continue
         if name not in known:
-            raise refuse(f"`{name}` is neither a class, a kind nor a field; `teei privacy fields` will list them")
+            raise refuse(f"`{name}` is neither a class, a kind nor a field; `teei privacy fields` lists them", name)
         if value not in list(Mode):
-            raise refuse(f"`{name}` has the mode `{value}`; one of {', '.join(Mode)} is needed")
+            raise refuse(f"`{name}` has the mode `{value}`; one of {', '.join(Mode)} is needed", name)
         mode = Mode(value)
         for leaf in known[name]:
             if mode not in ALLOWED[leaf.cls]:
-                raise refuse(f"`{name}` is {leaf.cls.value} and cannot be set to {mode}")
+                raise refuse(f"`{name}` is {leaf.cls.value} and cannot be set to {mode}", name)
         overrides[name] = mode
     allowed = privacy.get("allowed_fields") or []
     if not isinstance(allowed, list) or not all(isinstance(name, str) for name in allowed):
-        raise refuse("`allowed_fields` is a list of field names")
+        raise refuse("`allowed_fields` is a list of field names", "allowed_fields")
     for name in allowed:
         if name not in known or name in list(DataClass):
-            raise refuse(f"`allowed_fields` names `{name}`, which is no field")
+            raise refuse(f"`allowed_fields` names `{name}`, which is no field", "allowed_fields")
         if any(leaf.cls in PSEUDONYMS for leaf in known[name]):
-            raise refuse(f"`{name}` identifies a person and cannot be among `allowed_fields`")
+            raise refuse(f"`{name}` identifies a person and cannot be among `allowed_fields`", "allowed_fields")
     return Policy(overrides, frozenset(allowed))
