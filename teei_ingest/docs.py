@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,7 +24,10 @@ from teei_ingest.contracts.compat import breaking
 from teei_ingest.contracts.fields import DataClass
 from teei_ingest.contracts.stored import LEADING, TEXT_AT_REST, arrow_schema, json_schema, limits, stored_type
 from teei_ingest.errors import MissingCredentials
-from teei_ingest.mapping.plan import Plan, parse, plan
+from teei_ingest.mapping.plan import parse, plan
+from teei_ingest.privacy import inventory
+from teei_ingest.privacy.report import read_proofs
+from teei_ingest.privacy.retention import rules
 from teei_ingest.redact.policy import ALLOWED, DEFAULTS, Policy
 from teei_ingest.settings import Settings, project_root
 from teei_ingest.store.tables import contracts
@@ -55,7 +57,10 @@ def blocks() -> dict[str, str]:
         "mappings": "\n".join(_mapping(stream, "###") for stream in all_streams().values()),
         "contracts": "\n".join(map(_contract, contracts())),
         "classes": _classes(),
+        "fields": _fields(),
         "settings": _settings(),
+        "retention": _retention(),
+        "privacy-proof": _proofs(),
         "credentials": _credentials(all_systems().values()),
         "views": _views(),
     }
@@ -215,7 +220,7 @@ def _mapping(stream: Stream, heading: str) -> str:
     mapped = {slot.keys for field in compiled.fields for slot in field.slots}
     if names := [slot.path for slot in compiled.names if slot.keys not in mapped]:
         parts.append(f"Read only to find these people's names in labels, not kept: {_code(*names)}.\n")
-    if dropped := sorted(_dropped(compiled)):
+    if dropped := sorted(inventory.dropped(compiled)):
         parts.append(f"Sent (see the example in `streams/{stream.name}.py`) and not kept: {_code(*dropped)}.\n")
     return "\n".join(parts)
 
@@ -273,36 +278,6 @@ def _choice(source: Choice, leaf: Leaf) -> str:
     other = "anything else → `other`" if leaf.enum and "OTHER" in leaf.enum.__members__ else "anything else: quarantine"
     absent = [f"absent → `{source.absent.value}`"] if source.absent else []
     return f"{_path(source.path)}: {', '.join([*listed, *absent])}; {other}"
-
-
-def _dropped(compiled: Plan) -> Iterator[str]:
-    """Paths in the example that nothing reads."""
-    lists = {slot.keys: slot.type for field in compiled.fields for slot in field.slots}
-
-    def walk(value: Mapping[str, Any], path: tuple[str, ...], known: Any) -> Iterator[str]:
-        for key, inner in value.items():
-            here = (*path, key)
-            if known(here):
-                if isinstance(inner, dict) and any(len(keys) > len(here) for keys in _below(compiled, here)):
-                    yield from walk(inner, here, known)
-                elif isinstance(inner, list) and inner and isinstance(inner[0], dict):
-                    names = _item_keys(lists.get(here))
-                    yield from (f"{'/'.join(here)}[]/{name}" for name in inner[0] if name not in names)
-            else:
-                yield "/".join(here)
-
-    yield from walk(compiled.stream.example, (), compiled.attributes.__contains__)
-
-
-def _below(compiled: Plan, path: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return [keys for keys in compiled.attributes if keys[: len(path)] == path]
-
-
-def _item_keys(kind: Any) -> set[str]:
-    """Keys that are read of each object in a list."""
-    item = next(iter(typing.get_args(kind)), None)
-    fields = getattr(item, "__struct_encode_fields__", None) or typing.get_type_hints(item or object)
-    return set(fields)
 
 
 # --- contracts -------------------------------------------------------------------------------------------------------
@@ -392,6 +367,31 @@ def _exceptions(cls: DataClass) -> str:
     return "".join(f"; `{name}`: `{mode}`" for name, mode in found.items())
 
 
+def _fields() -> str:
+    parts = []
+    found = inventory.fields(Policy({}))
+    for stream in all_streams().values():
+        own = [item for item in found if item.stream == stream.name]
+        parts += [
+            f"## {stream.name}\n",
+            _table(
+                ["The source's name", "Contract field", "Stored column", "Class", "Mode", "Why"],
+                (
+                    [
+                        _code(*item.wire) or "–",
+                        f"`{item.field}`" if item.field else "–",
+                        f"`{item.column}`" if item.column else "–",
+                        f"`{item.cls}`" if item.cls else "–",
+                        f"`{item.mode}`" if item.column else "not kept",
+                        item.why,
+                    ]
+                    for item in own
+                ),
+            ),
+        ]
+    return "\n".join(parts)
+
+
 # --- settings and credentials ----------------------------------------------------------------------------------------
 
 
@@ -403,6 +403,30 @@ def _settings() -> str:
             for name, info in Settings.model_fields.items()
         ),
     )
+
+
+def _retention() -> str:
+    rows = [
+        [
+            rule.what,
+            "until somebody erases it" if rule.days is None else f"{rule.days:g} days",
+            f"`{rule.variable}`",
+        ]
+        for rule in rules(Settings(home=project_root()))
+    ]
+    return _table(["What", "Kept by default", "Setting"], rows)
+
+
+def _proofs() -> str:
+    parts = []
+    for proof in read_proofs():
+        figures = ([name.replace("_", " "), _figure(value)] for name, value in proof["figures"].items())
+        parts.append(f"**{proof['name'].replace('_', ' ')}**\n\n" + _table(["Figure", "Value"], figures))
+    return "\n".join(parts) or "None yet: `make privacy` writes them."
+
+
+def _figure(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _default(info: Any) -> str:
