@@ -13,7 +13,7 @@ endif
 # Nothing here calls home.
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: help setup demo dev test test-all lint format bench lock docs clean
+.PHONY: help setup demo dev test test-all lint format bench privacy canary lock docs clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,12 @@ format: setup ## let ruff mend what it can
 
 bench: setup ## speed beside dlt and a bare floor, in one run; writes docs/benchmarks.json
 	@$(BIN)/python -m teei_ingest_tests.bench
+
+privacy: setup ## attack every privacy promise; writes docs/privacy-proof.json
+	@$(BIN)/python -m teei_ingest_tests.proof
+
+canary: setup ## plant thousands of personal values and look for them in every byte that is left
+	@$(BIN)/python -m teei_ingest_tests.proof canary
 
 docs: setup ## write the generated pages and schemas anew
 	@$(BIN)/python -m teei_ingest.docs

@@ -14,6 +14,7 @@
     │   ├── SourceMisbehaves       (lies about its paging, not JSON, too large) talk to the vendor
     │   └── ContractBroken         (too many bad records) look at the quarantine, then at the mapping
     ├── StoreError             5   the event tables cannot be read or written
+    ├── AuditError             5   the audit log is broken or cannot be written: mend it, nothing is done without it
     ├── InternalError          70  a fault of this package: report it with its place
     └── LandingError           5   a sealed file is damaged, or cannot be written
 
@@ -170,6 +171,13 @@ class LandingError(TeeiError):
     """A sealed file is damaged, belongs elsewhere, or cannot be written."""
 
     code = "landing"
+    exit_code = 5
+
+
+class AuditError(TeeiError):
+    """The audit log is broken or cannot be written; nothing is done that it cannot record."""
+
+    code = "audit"
     exit_code = 5
 
 

@@ -52,6 +52,11 @@ def sandbox_home() -> Path:
     return project_root() / ".teei" / "sandbox"
 
 
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _words(value: Any) -> Any:
     return tuple(value.lower().replace(",", " ").split()) if isinstance(value, str) else value
 
@@ -95,7 +100,8 @@ class Settings(BaseModel):
     )
     companies: AbsolutePath | None = Field(
         default=None,
-        description="The registry of companies, a YAML file. Default in a sandbox's home: its companies.",
+        description="The registry of companies, a YAML file. Default in a sandbox's home: its companies, or "
+        "`registry.yaml` in it once a policy was set.",
     )
     start_date: date = Field(
         default=date(2024, 1, 1), description="First day (UTC) that can be materialized, YYYY-MM-DD."
@@ -104,6 +110,10 @@ class Settings(BaseModel):
         default=None,
         description="32 bytes in base64; wraps the companies' keys. Default in a sandbox's home alone: a "
         f"published key. Make one with `{_MAKE_A_KEY}`.",
+    )
+    master_key_new: SecretStr | None = Field(
+        default=None,
+        description="The master key that `teei keys rotate --master` brings in; nothing else reads it.",
     )
     plaintext_hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
         default=(),
@@ -137,12 +147,41 @@ class Settings(BaseModel):
     quarantine_min: int = Field(
         default=10, ge=1, description="A partition with fewer quarantined records never fails for them."
     )
+    processes: int = Field(
+        default_factory=lambda: min(2, _cores()),
+        ge=1,
+        le=16,
+        description="Processes that check and redact a large window together, on Linux alone. "
+        "Default: 2, where there are two cores.",
+    )
     landing_ttl_h: float = Field(
         default=72.0,
         gt=0,
         description="Hours that a landed stream waits for its events, then it goes.",
     )
     quarantine_ttl_d: float = Field(default=30.0, gt=0, description="Days that quarantined records are kept, sealed.")
+    events_ttl_d: int | None = Field(
+        default=None,
+        gt=0,
+        description="Days that events are kept after their own day, the directory's entries among them. Default: until "
+        "somebody erases them.",
+    )
+    run_log_ttl_d: float = Field(
+        default=90.0,
+        gt=0,
+        description="Days that Dagster's runs and their events are kept after their end; how each partition stands, "
+        "and the run that says so, stays.",
+    )
+    compute_log_ttl_d: float = Field(
+        default=7.0,
+        gt=0,
+        description="Days that files are kept in which Dagster put what steps printed; the project's `dagster.yaml` "
+        "has it put them nowhere.",
+    )
+    actor: str | None = Field(
+        default=None,
+        description="Who acts, for the audit log, where the operating system's user says little (a service's account).",
+    )
 
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
 

@@ -20,6 +20,7 @@ from teei_ingest.settings import Settings
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Stream
 from teei_ingest.vault.credentials import refuse_common_accounts, resolve, status
+from teei_ingest.vault.keys import refuse_shredded
 
 # The seed service's connectors are a stream each, but for these.
 _CONNECTORS = {
@@ -106,9 +107,10 @@ def plan_request(
     """Check everything that needs no request. Without `names`: all streams whose systems are configured.
 
     Raises UsageError for an unknown company, stream or day, or a day outside [TEEI_START_DATE, today];
-    SettingsError if credentials are missing or unusable.
+    SettingsError if credentials are missing or unusable, KeyringError for a company that was shredded.
     """
     company = companies.get(slug)
+    refuse_shredded(settings, company)
     streams = [stream_named(name) for name in dict.fromkeys(names)]
     window = window_of(settings, first, last, today=today)
     refuse_common_accounts(settings, companies)

@@ -32,8 +32,8 @@ def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
 
 
 def test_each_stream_is_two_assets(specs: dict[str, dg.AssetSpec]) -> None:
-    assert len(specs) == 24
-    assert sorted(specs) == sorted(all_assets())
+    assert len(all_assets()) == 24
+    assert sorted(specs) == sorted([*all_assets(), "retention"])
     for stream in STREAMS:
         raw, events = specs[stream.name], specs[f"{stream.name}_events"]
         assert not list(raw.deps)
@@ -125,8 +125,8 @@ def test_a_run_is_one_company_and_a_range(definitions: dg.Definitions) -> None:
 
 def test_a_job_for_each_system_and_one_for_everything(definitions: dg.Definitions) -> None:
     jobs = {job.name for job in definitions.resolve_all_job_defs()} - {"__ASSET_JOB"}
-    assert jobs == {EVERYTHING, *all_systems()}
-    for name in jobs:
+    assert jobs == {EVERYTHING, "retention", *all_systems()}
+    for name in jobs - {"retention"}:
         selected = definitions.resolve_job_def(name).asset_layer.executable_asset_keys
         assert {key.to_user_string() for key in selected} == {
             asset for stream in STREAMS if name in (EVERYTHING, stream.system) for asset in (stream.name, stream.events)
@@ -136,3 +136,12 @@ def test_a_job_for_each_system_and_one_for_everything(definitions: dg.Definition
 def test_the_registry_sensor_is_on_by_default(definitions: dg.Definitions) -> None:
     sensor = definitions.get_unresolved_sensor_def("companies_registry")
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_retention_is_of_no_partition_and_kept_daily_by_default(definitions: dg.Definitions) -> None:
+    node = definitions.resolve_asset_graph().get(dg.AssetKey("retention"))
+    assert node.partitions_def is None and node.group_name == "privacy"
+    schedule = definitions.resolve_schedule_def("retention_daily")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    selected = definitions.resolve_job_def(schedule.job_name).asset_layer.executable_asset_keys
+    assert selected == {dg.AssetKey("retention")}

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from teei_ingest.cli import check, companies, play, query, setup, sync
+from teei_ingest.cli import audit, check, companies, erase, keys, person, play, privacy, query, setup, shred, sync
 from teei_ingest.errors import SettingsError, TeeiError
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
-TRY, SET_UP, WORK, WATCH = "Try it", "Set up", "Work", "Watch"
+TRY, SET_UP, WORK, WATCH, PROTECT = "Try it", "Set up", "Work", "Watch", "Protect"
 
 app.command("demo", rich_help_panel=TRY)(play.demo)
 app.command("dev", rich_help_panel=TRY)(play.dev)
@@ -40,6 +40,12 @@ app.command("sql", rich_help_panel=WORK)(query.sql)
 app.command("streams", rich_help_panel=WORK)(query.streams)
 app.command("health", rich_help_panel=WATCH)(check.health)
 app.command("doctor", rich_help_panel=WATCH)(check.doctor)
+app.add_typer(privacy.app, name="privacy", rich_help_panel=PROTECT)
+app.command("person", rich_help_panel=PROTECT)(person.person)
+app.command("erase", rich_help_panel=PROTECT)(erase.erase)
+app.command("shred", rich_help_panel=PROTECT)(shred.shred)
+app.add_typer(keys.app, name="keys", rich_help_panel=PROTECT)
+app.add_typer(audit.app, name="audit", rich_help_panel=PROTECT)
 
 
 def _show_version(wanted: bool) -> None:
@@ -75,11 +81,6 @@ def run(arguments: Sequence[str]) -> int:
         if code == _INTERRUPTED:
             _say("interrupted; what was started has ended")
         return code if isinstance(code, int) else 0
-    except TeeiError as error:
-        if debug:
-            raise
-        _say(str(error))
-        return error.exit_code
     except TyperException as error:
         if error.format_message():  # without one, its help has been shown
             _say(_usage(error))
@@ -88,17 +89,33 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read has enough: `teei sql … | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ModuleNotFoundError as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic of a Rust extension is no Exception
         if debug:
-            raise
+            _show_where(error)
+        return _explained(error)
+
+
+def _explained(error: BaseException) -> int:
+    """Say in one line what went wrong; the exit code that goes with it."""
+    if isinstance(error, TeeiError):
+        _say(str(error))
+        return error.exit_code
+    if isinstance(error, ModuleNotFoundError):
         _say(f"{error.name} is not installed: `make setup`, or pip install 'teei-ingest[sandbox]'")
         return SettingsError.exit_code
-    except Exception as error:
-        if debug:
-            raise
-        # Its text may hold a record's value.
-        _say(f"unexpected {type(error).__name__}; the same command with --debug shows where")
-        return 1
+    # Its text may hold a record's value.
+    _say(f"unexpected {type(error).__name__}; the same command with --debug shows where")
+    return 1
+
+
+def _show_where(error: BaseException) -> None:
+    """The traceback without what the errors say, nor those before it: any of them may quote a record."""
+    import traceback
+
+    sys.stderr.write("Traceback (most recent call last):\n")
+    sys.stderr.writelines(traceback.format_tb(error.__traceback__))
 
 
 def _usage(error: TyperException) -> str:

@@ -216,6 +216,7 @@ def _findings(fix: bool) -> Iterator[Finding]:
         yield from _credentials(settings, companies)
         yield from _reachable(settings, companies)
         yield from _guarded("keys", _keys(settings, companies))
+        yield from _guarded("erasures", _erasures(settings, companies))
         yield from _clock(settings, companies)
     yield from _guarded("dagster", _dagster(settings, fix))
 
@@ -352,11 +353,14 @@ def _keys(settings: Settings, companies: Companies) -> Iterator[Finding]:
     from teei_ingest.errors import TeeiError
     from teei_ingest.store import open_store
     from teei_ingest.streams import all_streams
-    from teei_ingest.vault.keys import KeyRing
+    from teei_ingest.vault.keys import KeyRing, shredded
 
     store = open_store(settings)
     opened, absent = [], []
     for company in companies:
+        if shredded(settings, company) is not None:
+            yield Finding(NONE, "keys", f"{company.slug} was shredded", "take it out of the companies file")
+            continue
         has_keys = (settings.home / "keys" / f"{company.id}.json").exists()
         if not has_keys and not any(store.newest_day(s.contract, s.name, company.slug) for s in all_streams().values()):
             absent.append(company.slug)
@@ -371,6 +375,25 @@ def _keys(settings: Settings, companies: Companies) -> Iterator[Finding]:
         yield Finding(OK, "keys", f"the master key opens those of {_listed(opened)}")
     if absent:
         yield Finding(NONE, "keys", f"none yet: {_listed(absent)}; the first sync makes them")
+
+
+def _erasures(settings: Settings, companies: Companies) -> Iterator[Finding]:
+    from teei_ingest.cli.output import OK, WARN
+    from teei_ingest.landing.suppression import Suppressions
+    from teei_ingest.vault.keys import KeyRing
+
+    suppressions, done = Suppressions(settings), 0
+    for company in companies:
+        if not suppressions.version(company.slug):
+            continue
+        entries = suppressions.entries(KeyRing.open(settings, company, create=False), company.slug)
+        pending = [entry for entry in entries if not entry.done]
+        done += len(entries) - len(pending)
+        if pending:
+            text = f"{company.slug}: {len(pending)} not carried out to the end"
+            yield Finding(WARN, "erasures", text, f"teei erase --company {company.slug} --resume")
+    if done:
+        yield Finding(OK, "erasures", f"{done} carried out and suppressed since")
 
 
 def _clock(settings: Settings, companies: Companies) -> Iterator[Finding]:

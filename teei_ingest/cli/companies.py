@@ -20,6 +20,7 @@ def list_(json: Json = False) -> None:
     from teei_ingest.cli.output import as_json, err, out, table
     from teei_ingest.companies import load_companies
     from teei_ingest.vault.credentials import status
+    from teei_ingest.vault.keys import shredded
 
     settings = home.settle()
     home.prepare_dagster_home(settings)
@@ -34,6 +35,7 @@ def list_(json: Json = False) -> None:
             "name": company.name,
             "systems": {name: status(settings, companies, company, name).state for name in company.systems},
             "partition": company.slug in known,
+            "shredded": shredded(settings, company) is not None,
         }
         for company in companies
     ]
@@ -44,28 +46,35 @@ def list_(json: Json = False) -> None:
     made = table(["company", "name", "systems", "partition"])
     for row in rows:
         systems = Text(", ").join(Text(name, style=styles[state]) for name, state in row["systems"].items())
-        made.add_row(row["slug"], row["name"], systems, "yes" if row["partition"] else "not yet")
+        made.add_row(row["slug"], row["name"], systems, _partition(row))
     out().print(made)
     legend = Text("systems: ").append("configured", "green").append(", ").append("incomplete", "red")
     out().print(legend.append(", ").append("unconfigured", "dim"))
+
+
+def _partition(row: dict[str, Any]) -> str:
+    if row["shredded"]:
+        return "shredded"
+    return "yes" if row["partition"] else "not yet"
 
 
 @app.command("sync")
 def sync(json: Json = False) -> None:
     """Make a partition of every company in the registry that has none; Dagster's sensor does the same.
 
-    A company that left the registry keeps its partitions.
+    A company that left the registry keeps its partitions; one that was shredded gets none.
     """
     from teei_ingest.cli import home
     from teei_ingest.cli.output import as_json, err, out
     from teei_ingest.companies import load_companies
+    from teei_ingest.vault.keys import shredded
 
     settings = home.settle()
     home.prepare_dagster_home(settings)
     companies = load_companies(settings)
     with err().status("loading Dagster"):
         from teei_ingest.defs.run import add_companies
-    added = add_companies(companies.slugs)
+    added = add_companies(one.slug for one in companies if shredded(settings, one) is None)
     if json:
         as_json({"added": added, "companies": list(companies.slugs)})
         return

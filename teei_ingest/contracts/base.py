@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -53,6 +53,12 @@ class Data(Part):
     event_type: ClassVar[str]
     table: ClassVar[str]
     either: ClassVar[tuple[tuple[str, ...], ...]] = ()  # of each group of fields at least one is there
+    subject: ClassVar[tuple[str, ...]] = (
+        "user_id",
+        "external_user_id",
+    )  # whom it is about, by each of them
+    group: ClassVar[str | None] = None  # records of one value are erased together, though not all name the person
+    beside: ClassVar[Mapping[str, str]] = {}  # a name, and the field that refers to its bearer
 
     source_system: Annotated[str, public("The system that sent the record", reason="one of seven names")]
     source_id: Annotated[str, public("The record's id there", reason="opaque; tokenized if it is a person's")]
@@ -60,6 +66,14 @@ class Data(Part):
     company_id: Annotated[str, public("The company's id in the TEEI platform, a UUID", reason="a company")]
     user_id: Annotated[str | None, person_ref("Token of the person the record is about")]
     external_user_id: Annotated[str | None, person_ref("The person's id in the source")]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        named = (*cls.subject, *((cls.group,) if cls.group else ()), *cls.beside, *cls.beside.values())
+        for name in named:
+            if name not in cls.model_fields:
+                raise TypeError(f"{cls.__name__} has no field {name}")
 
     @model_validator(mode="after")
     def _either(self) -> Self:
@@ -186,3 +200,22 @@ def _leaves(model: type[Part], path: tuple[str, ...], names: tuple[str, ...], op
 def leaves(contract: type[Data]) -> tuple[Leaf, ...]:
     """All leaves of a contract in the order of its columns."""
     return tuple(_leaves(contract, (), (), False))
+
+
+@cache
+def references(contract: type[Data]) -> tuple[Leaf, ...]:
+    """Leaves that refer to others than the person whom the record is about, by id or by address."""
+    found = [leaf for leaf in leaves(contract) if is_person(leaf) and leaf.key not in contract.subject]
+    if any(is_person(nested) for leaf in leaves(contract) for nested in leaf.nested):
+        raise TypeError(f"{contract.__name__} refers to people in a list of objects, where nothing could erase them")
+    return tuple(found)
+
+
+def is_person(leaf: Leaf) -> bool:
+    """Whether a leaf is an id or an address of a person."""
+    return leaf.cls is DataClass.PERSON_REF or (leaf.cls is DataClass.DIRECT and leaf.extra.get("kind") == "email")
+
+
+def is_opaque_id(leaf: Leaf) -> bool:
+    """Whether a public leaf is an id that the source made."""
+    return leaf.cls is DataClass.PUBLIC and leaf.kind is Kind.TEXT and leaf.path[-1].endswith("_id")

@@ -36,6 +36,8 @@ class BuddyMatchCreated(Data):
 
     event_type: ClassVar = "buddy.match.created"
     table: ClassVar = "buddy_matches"
+    subject: ClassVar = ("user_id", "external_user_id", "participant_id")
+    group: ClassVar = "match_id"
 
     match_id: MatchId
     participant_id: Annotated[str, person_ref("The newcomer")]
@@ -67,6 +69,7 @@ class BuddyCheckinCompleted(Data):
 
     event_type: ClassVar = "buddy.checkin.completed"
     table: ClassVar = "buddy_checkins"
+    group: ClassVar = "match_id"
 
     checkin_id: Annotated[str, public("The check-in", reason="an opaque record id")]
     match_id: MatchId
@@ -81,6 +84,7 @@ class BuddyEventLogged(Data):
 
     event_type: ClassVar = "buddy.event.logged"
     table: ClassVar = "buddy_events"
+    group: ClassVar = "match_id"
 
     # `event_id` and `event_type` lead every view and stand on every contract, so the columns are renamed.
     buddy_event_id: Annotated[str, Field(alias="eventId"), public("The event", reason="an opaque record id")]

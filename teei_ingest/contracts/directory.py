@@ -34,6 +34,7 @@ class DirectoryEntry(Data):
 
     event_type: ClassVar = "ingest.directory.synced"
     table: ClassVar = "directory_entries"
+    subject: ClassVar = ("user_id", "external_user_id", "source_id", "email")
 
     source_id: Annotated[str, person_ref("The person's id there, in one namespace with managerId")]
     source_tenant_id: SourceTenantId

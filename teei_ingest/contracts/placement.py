@@ -54,6 +54,7 @@ class PlacementEvent(Data):
 
     event_type: ClassVar = "ingest.placement.created"
     table: ClassVar = "placement_events"
+    beside: ClassVar = {"mentor_name": "mentor_id"}
 
     placement_type: Annotated[PlacementType, public("Kind of placement", reason="a closed list")]
     placement_date: Annotated[Instant, public("When it was made", unit="UTC", reason="date of an activity")]

@@ -57,17 +57,21 @@ def _materialize(
         try:
             work = ingest.ingest(stream.name, company, context.run.run_id)
             outcome = _run(work, ingest, stream, days, selected)
-        except TeeiError as error:
-            problem = error
-        except Exception as error:  # noqa: BLE001 - its message may quote a record, so it goes no further
-            problem = InternalError.of(error, system=stream.system, stream=stream.name, company=company)
+        except BaseException as error:  # noqa: BLE001
+            problem = _harmless(error, stream, company)
         if problem is not None:
             failed.update(dict.fromkeys((key(company, day) for day in days), problem))
             continue
         for partition in outcome.good:
             for asset in sorted(selected):
                 yield _materialization(asset, company, stream, partition, outcome, work.policy.version)
-        yield from checks.evaluate(context, stream, work, store.store, outcome.good, stored=stream.events in selected)
+        try:
+            yield from checks.evaluate(
+                context, stream, work, store.store, outcome.good, stored=stream.events in selected
+            )
+        except BaseException as error:  # noqa: BLE001
+            problem = _harmless(error, stream, company)
+            failed.update({key(company, partition.day): problem for partition in outcome.good})
         for partition in outcome.bad:
             assert partition.error is not None
             failed[key(company, partition.day)] = partition.error
@@ -78,6 +82,15 @@ def _materialize(
             metadata={partition_key: f"{error.code}: {error}" for partition_key, error in sorted(failed.items())},
             allow_retries=False,
         )
+
+
+def _harmless(error: BaseException, stream: Stream, company: str) -> TeeiError:
+    """The error as it may be shown: what others than ours say may quote a record, even where a library panics."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | dg.DagsterExecutionInterruptedError):
+        raise error
+    if isinstance(error, TeeiError):
+        return error
+    return InternalError.of(error, system=stream.system, stream=stream.name, company=company)
 
 
 def _run(work: Any, ingest: IngestResource, stream: Stream, days: list[date], selected: set[str]) -> Outcome:

@@ -23,6 +23,7 @@ from teei_ingest.mapping.decode import Page
 from teei_ingest.mapping.plan import plan
 from teei_ingest.pipeline.days import Window
 from teei_ingest.pipeline.ingest import Ingest, Places, Started
+from teei_ingest.privacy.policies import remember
 from teei_ingest.redact.policy import policy_for
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
@@ -161,13 +162,15 @@ class IngestResource(dg.ConfigurableResource[Any]):
             declared, settings = all_streams()[stream], self.settings.settings
             company = self.settings.companies.get(slug)
             credentials = self.credentials.get(slug, declared.system)
+            policy = policy_for(slug, company.privacy, company.places)
+            remember(settings, slug, policy)
             self._known[stream, slug] = Ingest(
                 plan(stream),
                 company,
                 getattr(credentials, all_systems()[declared.system].tenant),
                 Places(settings, self.store.store, self.landing.landing, self.landing.quarantine),
                 self._ring(company),
-                policy_for(slug, company.privacy),
+                policy,
                 lambda: self.http.source(slug, declared.system),
                 run_id=run_id,
                 page_size=self.http.page_size,

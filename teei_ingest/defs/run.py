@@ -5,10 +5,11 @@ loads Dagster and all definitions, which takes seconds: import it where it is us
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from datetime import date
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,24 @@ from dagster._core.utils import make_new_run_id
 from filelock import FileLock
 
 from teei_ingest.definitions import defs
-from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key, split
+from teei_ingest.defs import retention
+from teei_ingest.defs.partitions import COMPANIES, PARTITION, RANGE_END, RANGE_START, key, split
 from teei_ingest.defs.sqlite import quicken
-from teei_ingest.errors import SettingsError
+from teei_ingest.errors import SettingsError, StoreError
+from teei_ingest.settings import Settings
+from teei_ingest.store import open_store
 from teei_ingest.streams import all_streams
 from teei_ingest.sync import Figures, Problem, Request, Result
 
 COMPANY_TAG = "teei/company"
 PROCESS_TAG = "teei/process"  # of runs that are executed by the process that asked for them
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 _COUNTS = ("fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window")
 
 
@@ -208,6 +219,77 @@ class _Told:
         self._problems += [Problem(stream, day, "unexpected", message) for day in days or self._request.window.days]
 
 
+def stop_company(slug: str, patience_s: float = 10.0) -> int:
+    """End the runs of a company, queued ones and those of `teei sync` included; their number.
+
+    What does not end in `patience_s` seconds, though its process is on this machine, is killed. Raises StoreError if a
+    run goes on elsewhere.
+    """
+    with instance() as opened:
+        found = [run for run in opened.get_runs(dg.RunsFilter(statuses=_UNFINISHED)) if _is_of(run, slug)]
+        for run in found:
+            with suppress(Exception):  # a launcher that does not answer; the process is asked below
+                opened.run_coordinator.cancel_run(run.run_id)
+            _signal(opened, run, signal.SIGTERM)
+        limit = time.monotonic() + patience_s
+        while any(_goes_on(opened, run) for run in found) and time.monotonic() < limit:
+            time.sleep(0.1)
+        for run in found:
+            if _goes_on(opened, run):
+                _signal(opened, run, signal.SIGKILL)
+                if not _is_local(opened):
+                    raise StoreError(
+                        f"run {run.run_id} goes on elsewhere: terminate it there, then do this again", company=slug
+                    )
+            now = opened.get_run_by_id(run.run_id)
+            if now is not None and not now.is_finished:
+                opened.report_run_canceled(now, message="its company is being shredded")
+        return len(found)
+
+
+def remove_company(slug: str) -> bool:
+    """Remove a company's partitions; whether it had any."""
+    with instance() as opened:
+        known = slug in opened.get_dynamic_partitions(COMPANIES.name or "")
+        if known:
+            opened.delete_dynamic_partition(COMPANIES.name or "", slug)
+        return known
+
+
+def _is_of(run: dg.DagsterRun, slug: str) -> bool:
+    keys = (run.tags.get(name, "") for name in (RANGE_START, PARTITION))
+    return run.tags.get(COMPANY_TAG) == slug or any(one.startswith(f"{slug}|") for one in keys)
+
+
+def _goes_on(opened: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run counts as running, or its process still does."""
+    now = opened.get_run_by_id(run.run_id)
+    if _is_local(opened) and (pid := _process_of(opened, run)) is not None:
+        return pid != os.getpid() and _is_alive(pid)
+    return now is not None and not now.is_finished and not _is_local(opened)
+
+
+def _signal(opened: dg.DagsterInstance, run: dg.DagsterRun, number: int) -> None:
+    pid = _process_of(opened, run) if _is_local(opened) else None
+    if pid is not None and pid != os.getpid() and _is_alive(pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _is_local(opened: dg.DagsterInstance) -> bool:
+    """Whether all runs are of this machine; a shared database has others, whose processes cannot be seen from here."""
+    return opened.run_storage.__class__.__name__ == "SqliteRunStorage"
+
+
+def keep_rules(settings: Settings, *, dry_run: bool = False) -> dict[str, int]:
+    """What the asset `retention` does, here and now, recorded as its materialization; what went, by rule."""
+    with instance() as opened:
+        counts = retention.keep(opened, settings, open_store(settings), datetime.now(UTC), dry_run=dry_run)
+        if not dry_run:
+            opened.report_runless_asset_event(dg.AssetMaterialization(retention.NAME, metadata=dict(counts)))
+        return counts
+
+
 def stuck_runs() -> list[str]:
     """Ids of runs that count as running though their process on this machine is gone."""
     with instance() as opened:
@@ -224,8 +306,8 @@ def end_stuck_runs() -> list[str]:
 
 
 def _stuck(opened: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    if opened.run_storage.__class__.__name__ != "SqliteRunStorage":
-        return []  # a shared database has runs of other machines, whose processes cannot be seen from here
+    if not _is_local(opened):
+        return []
     statuses = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     runs = opened.get_runs(dg.RunsFilter(statuses=statuses))
     return [run for run in runs if not _is_alive(_process_of(opened, run))]

@@ -5,13 +5,15 @@ import dagster as dg
 from teei_ingest.defs.partitions import COMPANIES
 from teei_ingest.defs.resources import SettingsResource
 from teei_ingest.errors import TeeiError
+from teei_ingest.vault.keys import shredded
 
 
 @dg.sensor(
     name="companies_registry",
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Adds a partition for each company in the registry. A company that left keeps its partitions.",
+    description="Adds a partition for each company in the registry. A company that left keeps its partitions, "
+    "one that was shredded gets none.",
 )
 def companies_registry(
     context: dg.SensorEvaluationContext, settings: SettingsResource
@@ -19,7 +21,7 @@ def companies_registry(
     reason = ""
     slugs: tuple[str, ...] = ()
     try:
-        slugs = settings.companies.slugs
+        slugs = tuple(c.slug for c in settings.companies if shredded(settings.settings, c) is None)
     except TeeiError as error:
         reason = str(error)
     if reason:

@@ -5,8 +5,10 @@ replacement, its removal. Does not belong here: the file's format (`sealed.py`),
 """
 
 import json
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain
@@ -16,7 +18,7 @@ from typing import Any
 from teei_ingest.errors import LandingError
 from teei_ingest.landing.sealed import attempt_of, read_sealed, write_sealed
 from teei_ingest.settings import Settings
-from teei_ingest.vault.files import os_errors, remove, remove_dead
+from teei_ingest.vault.files import older, os_errors, remove, remove_dead
 from teei_ingest.vault.keys import KeyRing
 
 SUFFIX = ".sealed"
@@ -64,6 +66,39 @@ class Landing:
         head = next(records, None)
         return None if head is None else (json.loads(head), records)
 
+    def erase(
+        self,
+        ring: KeyRing,
+        company: str,
+        stream: str,
+        day: date,
+        change: Callable[[bytes], bytes | None],
+        *,
+        dry_run: bool = False,
+    ) -> int:
+        """Put `change` of each record in its place, or nothing where it gives None; the number that it changes.
+
+        Those that go count as suppressed instead of kept.
+        """
+        landed = self.read(ring, company, stream, day)
+        if landed is None:
+            return 0
+        meta, records = landed
+        changed = gone = 0
+        for record in records:
+            made = change(record)
+            changed += made != record
+            gone += made is None
+        if changed and not dry_run:
+            path = day_file(self.folder, company, stream, day)
+            meta |= {"kept": meta["kept"] - gone, "suppressed": meta["suppressed"] + gone}
+            again = self.read(ring, company, stream, day)
+            if again is not None:  # or it was too old meanwhile
+                made_of = (made for record in again[1] if (made := change(record)) is not None)
+                with same_age(path):
+                    self.write(ring, company, stream, day, meta, made_of, attempt=attempt_of(path) or "")
+        return changed
+
     def discard(self, company: str, stream: str, day: date, *, attempt: str | None = None) -> bool:
         """Remove what was consumed; with `attempt`, only if no other attempt has landed since."""
         path = day_file(self.folder, company, stream, day)
@@ -83,21 +118,28 @@ class Landing:
             return remove_dead(self.folder) + remove_old(self.folder, self._ttl_s, now)
 
 
+@contextmanager
+def same_age(path: Path) -> Iterator[None]:
+    """A file that is replaced within does not become younger, so that it goes in its time."""
+    with os_errors(_failure):
+        before = path.stat()
+    yield
+    with os_errors(_failure), suppress(FileNotFoundError):
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def day_file(folder: Path, company: str, stream: str, day: date) -> Path:
     return folder / company / stream / f"{day.isoformat()}{SUFFIX}"
 
 
+def old_files(folder: Path, ttl_s: float, now: float | None = None) -> list[Path]:
+    """The sealed files below that are older; `now` in seconds since the epoch."""
+    return list(older(folder.glob(f"*/*/*{SUFFIX}"), (time.time() if now is None else now) - ttl_s))
+
+
 def remove_old(folder: Path, ttl_s: float, now: float | None = None) -> int:
-    """Remove the sealed files below that are older; `now` in seconds since the epoch."""
-    oldest = (time.time() if now is None else now) - ttl_s
-    removed = 0
-    for path in folder.glob(f"*/*/*{SUFFIX}"):
-        try:
-            if path.stat().st_mtime < oldest:
-                removed += remove(path)
-        except FileNotFoundError:
-            continue
-    return removed
+    """Remove those; their number."""
+    return sum(map(remove, old_files(folder, ttl_s, now)))
 
 
 def _failure(reason: str) -> LandingError:

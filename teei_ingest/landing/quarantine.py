@@ -11,14 +11,14 @@ import dataclasses
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 
 from filelock import FileLock
 
 from teei_ingest.errors import LandingError
-from teei_ingest.landing.landing import SUFFIX, day_file, remove_old
-from teei_ingest.landing.sealed import read_sealed, write_sealed
+from teei_ingest.landing.landing import SUFFIX, day_file, remove_old, same_age
+from teei_ingest.landing.sealed import attempt_of, read_sealed, write_sealed
 from teei_ingest.settings import Settings
 from teei_ingest.vault.files import os_errors, private_folder, remove, remove_dead
 from teei_ingest.vault.keys import KeyRing
@@ -66,7 +66,8 @@ class Quarantine:
         number by day is returned. Safe to repeat after a crash.
         """
         folder = self.folder / company / stream
-        mac_key = hmac.digest(ring.key(_PURPOSE), b"content key", hashlib.sha256)
+        # Under the first key, whatever its successors: a record is known again after a rotation.
+        mac_key = hmac.digest(ring.key(_PURPOSE, 1), b"content key", hashlib.sha256)
         with os_errors(_failure), FileLock(private_folder(folder) / ".lock", mode=0o600):
             seen: set[str] = set()
             if any(entry.undated for entries in window.values() for entry in entries):
@@ -87,21 +88,50 @@ class Quarantine:
                     if entry.undated:
                         seen.add(key)
                 again[day] = len(entries) - len(kept)
-                path = day_file(self.folder, company, stream, day)
-                if kept:
-                    write_sealed(
-                        path,
-                        ring,
-                        _frames(kept),
-                        company=company,
-                        stream=stream,
-                        day=day,
-                        attempt=attempt,
-                        purpose=_PURPOSE,
-                    )
-                else:
-                    remove(path)
+                self._write(ring, company, stream, day, kept, attempt)
         return again
+
+    def erase(
+        self,
+        ring: KeyRing,
+        company: str,
+        stream: str,
+        goes: Callable[[QuarantineEntry], bool],
+        *,
+        dry_run: bool = False,
+    ) -> int:
+        """Remove the entries of all days for which `goes`; their number."""
+        removed = 0
+        if not self.days(company, stream):
+            return removed
+        with os_errors(_failure), FileLock(private_folder(self.folder / company / stream) / ".lock", mode=0o600):
+            for day in self.days(company, stream):
+                entries = self.entries(ring, company, stream, day)
+                kept = [entry for entry in entries if not goes(entry)]
+                removed += len(entries) - len(kept)
+                if len(kept) < len(entries) and not dry_run:
+                    path = day_file(self.folder, company, stream, day)
+                    with same_age(path):
+                        self._write(ring, company, stream, day, kept, attempt_of(path) or "")
+        return removed
+
+    def _write(
+        self, ring: KeyRing, company: str, stream: str, day: date, entries: Sequence[QuarantineEntry], attempt: str
+    ) -> None:
+        path = day_file(self.folder, company, stream, day)
+        if entries:
+            write_sealed(
+                path,
+                ring,
+                _frames(entries),
+                company=company,
+                stream=stream,
+                day=day,
+                attempt=attempt,
+                purpose=_PURPOSE,
+            )
+        else:
+            remove(path)
 
     def days(self, company: str, stream: str) -> list[date]:
         """The days that have entries, in order."""

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from typing import Any, NoReturn
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
-from teei_ingest.contracts.base import Kind, Leaf, leaves
-from teei_ingest.contracts.fields import DataClass, instant_ns
+from teei_ingest.contracts.base import Kind, Leaf, is_person, leaves, references
+from teei_ingest.contracts.fields import instant_ns
 from teei_ingest.mapping.plan import Field, Plan, Slot, parse
 from teei_ingest.streams.base import Choice, Constant, Derived
 
@@ -131,23 +132,51 @@ class RecordMapper:
 
     def people(self, raw: bytes) -> list[str]:
         """Ids and addresses of people that can be made out in a record, broken as it may be."""
+        slots = [slot for f in self._plan.fields if is_person(f.leaf) for slot in f.slots]
+        return _texts(raw, [*slots, *self._subject_slots()])
+
+    def subject(self, raw: bytes) -> list[str]:
+        """Those of them that are of the person whom the record is about."""
+        return _texts(raw, self._subject_slots())
+
+    def group(self, raw: bytes) -> str | None:
+        """The value of the contract's group."""
+        name = self._plan.stream.contract.group
+        slots = [slot for f in self._plan.fields if f.leaf.key == name for slot in f.slots]
+        return next(iter(_texts(raw, slots)), None)
+
+    def without(self, raw: bytes, gone: Callable[[str], bool], mark: str) -> bytes:
+        """The record with the mark in place of references to those who are gone; all else as it was sent."""
+        if not any(map(gone, self.people(raw))):
+            return raw
         plan = self._plan
-        slots = [slot for f in plan.fields if f.leaf.cls is DataClass.PERSON_REF for slot in f.slots]
-        slots += [slot for f in (plan.person_id, plan.person_email) if f for slot in f.slots]
+        keys = {f.leaf.key: f.slots[0].keys for f in plan.fields if f.slots}
+        record = json.loads(raw, parse_float=_verbatim, parse_int=_verbatim, parse_constant=_verbatim)
+        for leaf in references(plan.stream.contract):
+            if leaf.key not in keys:
+                continue
+            *path, last = keys[leaf.key]
+            part = _find(record, tuple(path))
+            if not isinstance(part, dict):
+                continue
+            value = part.get(last)
+            if isinstance(value, list):
+                part[last] = [mark if isinstance(one, str) and gone(one) else one for one in value]
+            elif isinstance(value, str) and gone(value):
+                part[last] = mark
+                for name in (name for name, other in plan.stream.contract.beside.items() if other == leaf.key):
+                    if name in keys and isinstance(around := _find(record, keys[name][:-1]), dict):
+                        around[keys[name][-1]] = mark
+        return msgspec.json.encode(record)
+
+    def _subject_slots(self) -> list[Slot]:
+        plan = self._plan
+        slots = [slot for f in (plan.person_id, plan.person_email) if f for slot in f.slots]
         if plan.person_key:
             slots.append(plan.person_key)
-        try:
-            record = json.loads(raw)
-        except (ValueError, RecursionError):
-            return []
-        found = []
-        for slot in slots:
-            try:
-                value = _find(record, slot.keys)
-            except _Breach:
-                continue
-            found += [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-        return found
+        if "source_id" in plan.stream.contract.subject:
+            slots.append(plan.source_id)
+        return slots
 
     def _map(self, raw: bytes) -> Accepted:
         plan = self._plan
@@ -209,6 +238,33 @@ class RecordMapper:
             value = _derive(field.source, record, "userId")
             return typing.cast("str | None", value)
         return _text(record, field.slots[0], "userId")
+
+
+def _verbatim(number: str) -> msgspec.Raw:
+    return msgspec.Raw(number.encode())
+
+
+def _texts(raw: bytes, slots: Iterable[Slot]) -> list[str]:
+    """All texts and whole numbers at wire paths of a record, in lists and objects there too."""
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError):
+        return []
+    found: list[str] = []
+    for slot in slots:
+        try:
+            waiting = [_find(record, slot.keys)]
+        except _Breach:
+            continue
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, Mapping):
+                waiting += value.values()
+            elif isinstance(value, list):
+                waiting += value
+            elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+                found.append(str(value))
+    return found
 
 
 def _no_constant(_: str) -> NoReturn:

@@ -34,14 +34,18 @@ from teei_ingest.extract.http import Source
 from teei_ingest.extract.read import Reading, read
 from teei_ingest.landing.landing import Landing
 from teei_ingest.landing.quarantine import Quarantine
+from teei_ingest.landing.suppression import Suppressions
 from teei_ingest.mapping.columns import NS_PER_DAY
-from teei_ingest.mapping.decode import Decoder, Page
+from teei_ingest.mapping.decode import Page, Pages
 from teei_ingest.mapping.plan import Plan
 from teei_ingest.mapping.record import RecordMapper
-from teei_ingest.pipeline.collect import EPOCH, Collected, Collector, OutOfOrder, day_of, settle
+from teei_ingest.pipeline.batch import EPOCH, Batches, day_of
+from teei_ingest.pipeline.collect import Collected, Collector, OutOfOrder, settle
 from teei_ingest.pipeline.days import Window, windows
 from teei_ingest.redact.apply import Redactor
 from teei_ingest.redact.policy import Policy
+from teei_ingest.redact.tighten import tighten
+from teei_ingest.redact.tokens import Pseudonyms
 from teei_ingest.settings import Settings
 from teei_ingest.store.tables import Store
 from teei_ingest.streams.base import SinceOnly
@@ -118,6 +122,10 @@ class Places:
     quarantine: Quarantine
 
 
+class Stale(Exception):
+    """Somebody was erased, or a key changed, after the reading began: what was read may not be committed."""
+
+
 class Started:
     """A reading of a window that begins when its first page is wanted; its figures are final after the last."""
 
@@ -152,17 +160,16 @@ class Ingest:
         self.plan = plan
         self.company = company
         self.policy = policy
+        self._tenant = tenant
         self._places = places
         self._ring = ring
         self._source = source
         self._run_id = run_id
         self._page_size = page_size
         self._now = now
-        mapper = RecordMapper(plan, str(company.id), tenant)
-        redactor = Redactor(plan, company.slug, str(company.id), tenant, ring, policy)
-        folder = places.settings.home / "tmp"
-        self._collector = Collector(plan, mapper, redactor, folder, company.slug)
-        self._decoder = Decoder(plan, company.slug)
+        self._suppressions = Suppressions(places.settings)
+        self._collector = self._new_collector()
+        self._pages = Pages(plan, company.slug)
 
     # --- what the assets call ---------------------------------------------------------------------------------
 
@@ -192,18 +199,53 @@ class Ingest:
                 self.plan.stream,
                 window.start,
                 window.end,
-                self._decoder,
+                self._pages,
                 page_size=self._page_size,
                 cancel=cancel,
                 retries=retries,
             )
         )
 
+    def _new_collector(self) -> Collector:
+        """One that redacts with the ring, and suppresses whom the list has now."""
+        plan, company, places, tenant = self.plan, self.company, self._places, self._tenant
+        self._suppressed = self._suppressions.version(company.slug)  # before it is read: who comes later, is noticed
+        suppression = self._suppressions.load(self._ring, company.slug)
+        identity, slug = str(company.id), company.slug
+        redactor = Redactor(plan, slug, identity, tenant, self._ring, self.policy, suppression)
+        batches = Batches(plan, RecordMapper(plan, identity, tenant), redactor, slug)
+        return Collector(plan, batches, places.settings.home / "tmp", slug, places.settings.processes)
+
+    @contextmanager
+    def _committing(self, found: Collected) -> Iterator[None]:
+        """Nobody is erased and no key changes meanwhile. Raises Stale if that happened since the reading began."""
+        places, company = self._places, self.company
+        if found.links:
+            with places.store.alone_with(company.slug):
+                self._suppressions.learn(self._ring, company.slug, found.links)
+        with places.store.committing(company.slug) as needed:
+            if not self._is_current(needed):
+                raise Stale
+            yield
+
+    def _is_current(self, needed: int = 1) -> bool:
+        """Whether keys and suppressions are those of the collector; else there is a new one, with the new ones."""
+        ring = self._ring.newest(self._places.settings, self.company, needed)
+        if ring is self._ring and self._suppressions.version(self.company.slug) == self._suppressed:
+            return True
+        self._ring = ring
+        self._collector.close()
+        self._collector = self._new_collector()
+        return False
+
     def _timed(self, work: Callable[[Outcome], None]) -> Outcome:
         begun = time.monotonic()
         outcome = Outcome()
         with _rare_collections():
-            work(outcome)
+            try:
+                work(outcome)
+            finally:
+                self._collector.close()
         outcome.seconds = time.monotonic() - begun
         return outcome
 
@@ -224,6 +266,28 @@ class Ingest:
             self._window(outcome, span, started if len(spans) == 1 else None, keep, raw, patience)
 
     def _window(
+        self,
+        outcome: Outcome,
+        window: Window,
+        started: Started | None,
+        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+        raw: bool,
+        patience: _Patience,
+    ) -> None:
+        """Read and keep a window; again, if somebody was erased or a key changed before it was committed."""
+        while True:
+            try:
+                self._is_current()
+                self._window_once(outcome, window, started, keep, raw, patience)
+                return
+            except Stale:
+                started = None
+            except TeeiError as problem:  # the company's keys or its list of erasures cannot be used
+                error = problem
+                break
+        self._fail(outcome, window.days, window, error, _Figures())
+
+    def _window_once(
         self,
         outcome: Outcome,
         window: Window,
@@ -351,6 +415,7 @@ class Ingest:
                     kept=int((kept_days == (day - EPOCH).days).sum()),
                     quarantined=len(entries) - found.known[day],
                     duplicates=found.duplicates[day] + found.known[day],
+                    suppressed=found.suppressed[day],
                     out_of_window=found.out_of_window[day],
                     unlisted=found.unlisted[day],
                 )
@@ -383,8 +448,10 @@ class Ingest:
         found.known.update(self._places.quarantine.replace(self._ring, slug, stream, entries, attempt=self._run_id))
 
     def _commit(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
-        self._set_aside(window, found)
-        outcome.partitions.update(self._write(window, found, figures))
+        with self._committing(found):
+            self._set_aside(window, found)
+            made = self._write(window, found, figures)
+        outcome.partitions.update(made)
 
     def _write(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
         """Replace the good days of a window in the table."""
@@ -399,6 +466,7 @@ class Ingest:
             if closed and places.store.counts(stream.contract, stream.name, slug, closed):
                 new = found.rows.columns(["event_id", "source_id", "source_timestamp", "day"], keep)
                 carried, late = places.store.gone(stream.contract, stream.name, slug, closed, new)
+                carried = tighten(carried, stream.contract, self.policy, Pseudonyms.of(self._ring))
                 for day, count in _by_day(carried).items():
                     made[day].carried = count
                 for day, count in late.items():
@@ -407,29 +475,36 @@ class Ingest:
         return made
 
     def _land(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
-        self._set_aside(window, found)
-        made = self._partitions(window, found, figures)
-        slug, stream, raw = self.company.slug, self.plan.stream.name, found.raw or []
-        for day, partition in made.items():
-            if partition.error is None:
-                meta = {
-                    "window": [window.first.isoformat(), window.last.isoformat()],
-                    **{name: getattr(partition, name) for name in LANDED},
-                }
-                rows = np.flatnonzero(found.keep & (found.rows.days == (day - EPOCH).days)).tolist()
-                self._places.landing.write(
-                    self._ring, slug, stream, day, meta, (raw[row] for row in rows), attempt=self._run_id
-                )
+        with self._committing(found):
+            self._set_aside(window, found)
+            made = self._partitions(window, found, figures)
+            for day, partition in made.items():
+                if partition.error is None:
+                    self._land_day(day, partition, found)
         outcome.partitions.update(made)
+
+    def _land_day(self, day: date, partition: Partition, found: Collected) -> None:
+        window, raw = partition.window, found.raw or []
+        meta = {
+            "window": [window.first.isoformat(), window.last.isoformat()],
+            **{name: getattr(partition, name) for name in LANDED},
+        }
+        rows = np.flatnonzero(found.keep & (found.rows.days == (day - EPOCH).days)).tolist()
+        records = (self._collector.unnamed(raw[row]) for row in rows)
+        slug, stream = self.company.slug, self.plan.stream.name
+        self._places.landing.write(self._ring, slug, stream, day, meta, records, attempt=self._run_id)
 
     def _landed(self, outcome: Outcome, day: date) -> bool:
         """Whether something has landed for a day; it is committed then, or the day fails."""
-        try:
-            return self._from_landing(outcome, day)
-        except TeeiError as problem:
-            error = problem
-        self._fail(outcome, [day], Window(day, day), error, _Figures())
-        return True
+        while True:
+            try:
+                return self._from_landing(outcome, day)
+            except Stale:
+                continue
+            except TeeiError as problem:
+                error = problem
+            self._fail(outcome, [day], Window(day, day), error, _Figures())
+            return True
 
     def _from_landing(self, outcome: Outcome, day: date) -> bool:
         """Commit a day from what the stream left, if it left something; it is consumed then."""
@@ -439,20 +514,24 @@ class Ingest:
             return False
         meta, records = landed
         window = Window(day, day)
+        self._is_current()
         found = self._collector.begin()
         try:
             self._collector.extend(found, self._replay(records), window)
             settle(found, again=False)
-            partition = self._write(window, found, _Figures())[day]
+            with self._committing(found):
+                partition = self._write(window, found, _Figures())[day]
+                if partition.error is None:
+                    places.landing.discard(slug, stream.name, day)
         finally:
             found.close()
         first, last = map(date.fromisoformat, meta["window"])
         partition.window, partition.from_landing = Window(first, last), True
+        since = partition.suppressed
         for name in LANDED:
             setattr(partition, name, meta[name])
+        partition.kept, partition.suppressed = partition.kept - since, partition.suppressed + since
         outcome.partitions[day] = partition
-        if partition.error is None:
-            places.landing.discard(slug, stream.name, day)
         return True
 
     def _replay(self, records: Iterable[bytes]) -> Iterable[Page]:
@@ -461,7 +540,7 @@ class Ingest:
         name = msgspec.json.encode(self.plan.stream.records)
 
         def page() -> Page:
-            return self._decoder(b"{" + name + b":[" + b",".join(waiting) + b"]}")
+            return self._pages(b"{" + name + b":[" + b",".join(waiting) + b"]}")
 
         for record in records:
             waiting.append(record)

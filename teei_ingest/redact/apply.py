@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from teei_ingest.contracts.base import ENVELOPE, VERSION, Kind, Leaf, leaves
+from teei_ingest.contracts.base import ENVELOPE, VERSION, Kind, Leaf, is_opaque_id, is_person, leaves
 from teei_ingest.contracts.fields import DataClass
 from teei_ingest.contracts.stored import INSTANT, PSEUDONYMOUS, TEXT_AT_REST, arrow_schema, stored_type
 from teei_ingest.mapping.columns import NS_PER_DAY, Batch, Items
 from teei_ingest.mapping.plan import Plan
 from teei_ingest.redact import text
 from teei_ingest.redact.policy import Mode, Policy
+from teei_ingest.redact.suppress import NOBODY, Suppression, Suppressor
 from teei_ingest.redact.tokens import EventIds, Pseudonyms, normalize_email, uuid_text
 from teei_ingest.vault.keys import KeyRing
 
@@ -35,17 +36,29 @@ class Redacted:
 class Redactor:
     """Redacts the batches of one stream of one company; tokens are cached over its life."""
 
-    def __init__(self, plan: Plan, company: str, company_id: str, tenant: str | None, ring: KeyRing, policy: Policy):
+    def __init__(
+        self,
+        plan: Plan,
+        company: str,
+        company_id: str,
+        tenant: str | None,
+        ring: KeyRing,
+        policy: Policy,
+        suppression: Suppression = NOBODY,
+    ):
         self._plan = plan
         self._company = company
         self._policy = policy
         self._namespace = _namespace(plan)
-        self._pseudonyms = Pseudonyms(ring.key("pseudonym"), ring.version("pseudonym"))
+        self._pseudonyms = Pseudonyms.of(ring)
         self._ids = EventIds(ring.key("event_id"), company_id, plan.stream.name)
         self._schema = arrow_schema(plan.stream.contract)
         self._leaves = leaves(plan.stream.contract)
         self._addresses: dict[str | None, bool] = {}  # whether it is one
         self._tables: dict[str, dict[str | None, str | None]] = {}
+        self.suppressor = (
+            Suppressor(plan.stream.contract, self._namespace, self._pseudonyms, suppression) if suppression else None
+        )
         self._fixed = {
             "event_type": plan.stream.contract.event_type,
             "version": VERSION,
@@ -86,6 +99,8 @@ class Redactor:
                 column = self._items(leaf, column, own)
             else:
                 column = self._column(leaf, column, own, None)
+            if self.suppressor and leaf.key in self._plan.stream.contract.beside:
+                column = self.suppressor.without_names(batch, leaf.key, column)
             if len(leaf.path) == 1:
                 made[leaf.key] = column
             else:
@@ -111,11 +126,18 @@ class Redactor:
     # --- people -----------------------------------------------------------------------------------------------
 
     def _persons(self, values: Sequence[str | None], leaf: Leaf) -> pa.Array:
-        return self._mapped(values, leaf, self._personal(leaf))
+        return self._mapped(values, leaf, self._unless_suppressed(leaf, self._personal(leaf)))
+
+    def _unless_suppressed(self, leaf: Leaf, make: Callable[[str], str | None]) -> Callable[[str], str | None]:
+        """Nothing for a person who is suppressed; a mask, which says of nobody who it is, stays."""
+        erased = self.suppressor
+        if erased is None or not is_person(leaf) or self._policy.mode(leaf) is Mode.MASK:
+            return make
+        return lambda value: None if erased.person(value) else make(value)
 
     def _mapped(self, values: Sequence[str | None], leaf: Leaf, make: Callable[[str], str | None]) -> pa.Array:
         """Values by a function that is called once for each over all batches."""
-        table = self._tables.setdefault(leaf.name, {None: None})
+        table = self._tables.setdefault(leaf.name, {None: None, text.MARK: None})
         for value in set(values).difference(table):
             table[value] = make(value)  # type: ignore[arg-type]
         return pa.array([table[value] for value in values], pa.string())
@@ -170,9 +192,10 @@ class Redactor:
         if leaf.many:
             if self._policy.mode(leaf) is Mode.REMOVE:
                 return pa.nulls(len(column), stored_type(leaf))
-            offsets = _list_offsets(column)
+            offsets = list_offsets(column)
             flat = self._value(leaf, column.flatten(), own, parents(offsets))
-            return pa.ListArray.from_arrays(offsets, flat)
+            lists = pa.ListArray.from_arrays(offsets, flat)
+            return without_nulls(lists) if is_person(leaf) else lists
         return self._value(leaf, column, own, rows)
 
     def _value(self, leaf: Leaf, values: pa.Array, own: _OwnNames, rows: np.ndarray | None) -> pa.Array:
@@ -195,7 +218,8 @@ class Redactor:
             return self._persons(values.to_pylist(), leaf)
         space = leaf.extra.get("kind") or f"{leaf.cls.value}:{self._namespace}"
         make = self._pseudonyms.person if mode is Mode.TOKENIZE else self._pseudonyms.hashed
-        return self._mapped(values.cast(pa.string()).to_pylist(), leaf, lambda value: make(space, value))
+        made = self._unless_suppressed(leaf, lambda value: make(space, value))
+        return self._mapped(values.cast(pa.string()).to_pylist(), leaf, made)
 
     # --- guard ------------------------------------------------------------------------------------------------
 
@@ -225,7 +249,7 @@ def readable(leaf: Leaf, column: pa.Array) -> Iterator[tuple[Leaf, pa.Array, np.
         yield leaf, column.keys, parents(column.offsets)
         return
     if leaf.many or leaf.nested:
-        rows, column = parents(_list_offsets(column)), column.flatten()
+        rows, column = parents(list_offsets(column)), column.flatten()
     for one in leaf.nested or (leaf,):
         values = column.field(one.path[-1]) if leaf.nested else column
         if values.type == pa.string() and one.kind is not Kind.ENUM and one.cls not in PSEUDONYMOUS:
@@ -252,11 +276,6 @@ def _harmless_keys(maps: pa.MapArray) -> pa.Array:
         return maps
     kept = [None if one is None else [item for item in one if item[0] not in strange] for one in maps.to_pylist()]
     return pa.array(kept, maps.type)
-
-
-def is_opaque_id(leaf: Leaf) -> bool:
-    """Whether a public leaf is an id that the source made."""
-    return leaf.cls is DataClass.PUBLIC and leaf.kind is Kind.TEXT and leaf.path[-1].endswith("_id")
 
 
 class _OwnNames:
@@ -347,12 +366,25 @@ def _coarse(leaf: Leaf, values: pa.Array) -> pa.Array:
     return pa.nulls(len(values), pa.string())
 
 
-def _list_offsets(column: pa.ListArray) -> pa.Array:
+def list_offsets(column: pa.ListArray) -> pa.Array:
+    """Where each list begins in `column.flatten()`, and where the last ends; null where a list is."""
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     if column.null_count == 0:
         return pa.array(ends)
     return pa.array(ends, mask=np.append(column.is_null().to_numpy(zero_copy_only=False), False))
+
+
+def without_nulls(lists: pa.ListArray) -> pa.ListArray:
+    """Lists without the elements that are null."""
+    flat = lists.flatten()
+    if not flat.null_count:
+        return lists
+    there = flat.is_valid()
+    owners = parents(list_offsets(lists))[there.to_numpy(zero_copy_only=False)]
+    ends = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(lists)))]).astype(np.int32)
+    mask = np.append(lists.is_null().to_numpy(zero_copy_only=False), False)
+    return pa.ListArray.from_arrays(pa.array(ends, mask=mask), flat.filter(there))
 
 
 def parents(offsets: pa.Array) -> np.ndarray:

@@ -8,84 +8,50 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from teei_ingest.redact import numbers
+
 MARK = "[REDACTED]"
 
 # RE2 (Arrow) decides cheaply whether a text can hold anything at all; Python's patterns look closer.
+_BETWEEN = r"[\s().\-/\p{Zs}\p{Pd}]{0,2}"
 POSSIBLE = (
-    r"@|＠|%40"
-    r"|\+[\s(]{0,2}\d|\b00\d{2}"
-    r"|\d[\s().\-]{0,2}\d[\s().\-]{0,2}\d[\s().\-]{0,2}\d[\s().\-]{0,2}\d[\s().\-]{0,2}\d[\s().\-]{0,2}\d"
-    r"|[A-Za-z]{2}\d{2}[ ]?[A-Za-z0-9]{4}"
+    r"[@＠]|%40"
+    r"|[+＋][\s(\p{Zs}（]{0,2}\p{Nd}|\p{Nd}" + rf"(?:{_BETWEEN}\p{{Nd}}){{6}}"
+    r"|[A-Za-z]{2}\p{Nd}{2}[ \-\p{Zs}\p{Pd}]?[A-Za-z\p{Nd}]{4}"
+    r"|\p{Nd}{6}[A-FU-Ya-fu-y]\p{Nd}{3}"
+    rf"|(?i:{numbers.CODICE_FISCALE})"
 )
 _EDGE = r"(?<![A-Za-z0-9_-])"
 _END = r"(?![A-Za-z0-9_-])"
 _GOES_ON = re.compile(r"[A-Za-z0-9_-]")
+_DIGIT = re.compile(r"[0-9]")
 
-_TOKEN = r"[^\s@＠<>()\[\],;:\"']"
-EMAIL = re.compile(rf"(?<!{_TOKEN}){_TOKEN}+(?:[@＠]|%40){_TOKEN}+")
-PHONE = re.compile(
-    rf"(?:(?<![\w+])(?:\+|00)[ (]{{0,2}}[1-9](?:(?:[ ().\-/]{{1,2}}(?!00[1-9]))?\d){{6,14}}"  # international
-    rf"|{_EDGE}\(0?\d{{1,4}}\)[ \-.]?\d{{2,4}}(?:[ \-.]\d{{2,4}}){{1,3}}"  # (area) number
-    rf"|{_EDGE}\d{{3}}[ .\-]\d{{3}}[ .\-]\d{{4}}"  # North America
-    rf"|{_EDGE}0\d{{1,4}}[ \-./]\d{{2,8}}(?:[ \-.]\d{{2,4}}){{0,3}}"  # national, with its zero
-    rf"|{_EDGE}[2-9]\d{{1,2}} \d{{2,3}} \d{{2,3}}(?: \d{{2}})?){_END}"  # Nordic, in groups
+_TOKEN = r"[^\s@<>()\[\],;:\"']"
+EMAIL = re.compile(rf"(?<!{_TOKEN}){_TOKEN}+(?:'{_TOKEN}+){{0,3}}(?:@|%40){_TOKEN}+")  # o'brien@ is one (RFC 5322)
+# E.164 with its plus or zeros; whatever stands behind it, since no order number begins like this.
+INTERNATIONAL = re.compile(
+    r"(?:(?<![A-Za-z0-9_+])\+|(?<![A-Za-z0-9_+-])00)[ (]{0,2}"
+    r"[1-9](?:(?:[ ().\-/]{1,2}(?!00[1-9][ \d]{7}))?\d){6,14}(?!\d)",
+    re.ASCII,
 )
-IBAN = re.compile(rf"{_EDGE}[A-Z]{{2}}\d{{2}}(?: ?[A-Z0-9]{{4}}){{2,7}}(?: ?[A-Z0-9]{{1,3}})?{_END}", re.IGNORECASE)
-CARD = re.compile(rf"{_EDGE}[3-6]\d{{3}}(?:[ \-]?\d){{9,15}}{_END}")
-NATIONAL = re.compile(rf"{_EDGE}(?:\d{{3}}-\d{{2}}-\d{{4}}|\d{{6}}[ +\-A]?\d{{3}}[0-9A-Y]\d?){_END}")
-
-
-def _luhn(digits: Sequence[int]) -> bool:
-    doubled = [d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(reversed(digits))]
-    return sum(doubled) % 10 == 0
-
-
-def _is_card(text: str) -> bool:
-    digits = [int(c) for c in text if c.isdigit()]
-    return 13 <= len(digits) <= 19 and _luhn(digits)
-
-
-def _is_iban(text: str) -> bool:
-    """ISO 13616: the check digits, modulo 97."""
-    compact = text.replace(" ", "").upper()
-    turned = compact[4:] + compact[:4]
-    return 15 <= len(compact) <= 34 and int("".join(str(int(c, 36)) for c in turned)) % 97 == 1
-
-
-def _day_and_month(digits: Sequence[int]) -> bool:
-    """Digits that begin with a day and a month, in either order of day and year."""
-    day, month, last = (digits[0] * 10 + digits[1], digits[2] * 10 + digits[3], digits[4] * 10 + digits[5])
-    return 1 <= month <= 12 and (1 <= day <= 31 or 1 <= last <= 31)
-
-
-def _is_norwegian(d: Sequence[int]) -> bool:
-    if len(d) != 11 or not _day_and_month([d[0] % 4, *d[1:6]]):
-        return False
-    first = sum(w * x for w, x in zip((3, 7, 6, 1, 8, 9, 4, 5, 2, 1), d, strict=False))
-    second = sum(w * x for w, x in zip((5, 4, 3, 2, 7, 6, 5, 4, 3, 2, 1), d, strict=False))
-    return first % 11 == 0 and second % 11 == 0
-
-
-_FINNISH = "0123456789ABCDEFHJKLMNPRSTUVWXY"
-
-
-def _is_national(text: str) -> bool:
-    """National ids with check digits: US, Norway, Sweden, Finland; Danish ones where written with their hyphen."""
-    if re.fullmatch(r"\d{3}-\d{2}-\d{4}", text):
-        return text[:3] not in ("000", "666") and text[0] != "9" and text[4:6] != "00" and text[7:] != "0000"
-    if re.fullmatch(r"\d{6}[+\-A]\d{3}[0-9A-Y]", text):
-        if _FINNISH[int(text[:6] + text[7:10]) % 31] == text[10]:
-            return True
-        digits = [int(c) for c in text if c.isdigit()]
-        return len(digits) == 10 and _day_and_month(digits) and (_luhn(digits) or "-" in text)
-    digits = [int(c) for c in text if c.isdigit()]
-    return _is_norwegian(digits)
+PHONE = re.compile(
+    rf"{_EDGE}(?:\(0?\d{{1,4}}\)[ \-.]?\d{{2,5}}(?:[ \-.]\d{{2,4}}){{1,3}}"  # (area) number
+    r"|\d{3}[ .\-]\d{3}[ .\-]\d{4}"  # North America, Italy
+    r"|0[1-9]\d{0,4}[ \-./]\d{2,8}(?:[ \-.]\d{2,4}){0,3}"  # national, with its zero
+    r"|[2-9]\d\d \d\d \d{3}|[2-9]\d\d(?: \d\d){3}|[2-9]\d(?: \d\d){3}"  # in groups: Nordic, Spain
+    rf"|[1-9]\d \d{{3}} \d\d \d\d|[2-9]\d\d \d{{3}} \d{{3}}){_END}",  # Poland
+    re.ASCII,
+)
+IBAN = re.compile(rf"{_EDGE}{numbers.IBAN}{_END}", re.IGNORECASE | re.ASCII)
+CARD = re.compile(rf"{_EDGE}(?:{numbers.CARD}){_END}", re.ASCII)
+NATIONAL = re.compile(rf"{_EDGE}(?:{numbers.NATIONAL}){_END}", re.IGNORECASE | re.ASCII)
 
 
 def _is_phone(text: str) -> bool:
@@ -94,28 +60,71 @@ def _is_phone(text: str) -> bool:
     return 7 <= digits <= (12 if text[0] == "0" != text[1] else 15)
 
 
-_FINDERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
-    ("email", EMAIL, lambda text: True),
-    ("iban", IBAN, _is_iban),
-    ("card", CARD, _is_card),
-    ("national_id", NATIONAL, _is_national),
-    ("phone", PHONE, _is_phone),
+class _Finder(NamedTuple):
+    kind: str
+    pattern: re.Pattern[str]
+    check: Callable[[str], bool]
+    goes_on: re.Pattern[str] = _GOES_ON  # what may not follow
+
+
+_FINDERS: tuple[_Finder, ...] = (
+    _Finder("email", EMAIL, lambda text: True),
+    _Finder("iban", IBAN, numbers.is_iban),
+    _Finder("card", CARD, numbers.is_card),
+    _Finder("national_id", NATIONAL, numbers.is_national),
+    _Finder("phone", INTERNATIONAL, _is_phone, _DIGIT),
+    _Finder("phone", PHONE, _is_phone),
 )
-# Records' ids and times, in which digits mean nothing else.
+_CURRENCY = r"(?:NOK|SEK|DKK|EUR|USD|GBP|CHF|PLN|UAH|JPY|INR|BRL|kr|zł|[€$£¥₴₹])"
+# Records' ids, times, employers' numbers, and amounts with their currency, in which digits mean nothing else.
+_UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 _SPARED = re.compile(
-    r"([0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|\d{4}-\d{2}-\d{2}(?:[T ][\d:.]+(?:Z|[+-]\d{2}:\d{2})?)?)"
+    rf"{_UUID}"
+    r"|\d{4}-\d{2}-\d{2}(?:[T ][\d:.]+(?:Z|[+-]\d{2}:\d{2})?)?"
+    r"|(?<![\w.+/-])[0-3]?\d([./-])[0-3]?\d\1(?:19|20)\d{2}(?![\w-]|[./]\d)"
+    r"|(?<![\w.+/-])0[1-6]-\d{7}(?![\w-]|[./ ]\d)"
+    rf"|(?<![\w.+-])\d{{1,3}}(?: \d{{3}})+(?:[.,]\d\d)? {_CURRENCY}(?![A-Za-z0-9])",
+    re.ASCII,
 )
 
 
-def _hits(pattern: re.Pattern[str], check: Callable[[str], bool], text: str) -> Iterator[tuple[int, int]]:
+class _Plain(dict[int, str]):
+    """For `str.translate`: digits, spaces and hyphens of all scripts as those of ASCII, one for one."""
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        kind = unicodedata.category(letter)
+        made = str(unicodedata.digit(letter)) if kind == "Nd" else {"Zs": " ", "Pd": "-"}.get(kind, letter)
+        return self.setdefault(code, made)
+
+
+_PLAIN = _Plain(zip(map(ord, "＠＋（）．"), "@+().", strict=True))
+
+
+def _plain(text: str) -> str:
+    return text if text.isascii() else text.translate(_PLAIN)
+
+
+def _pieces_of(plain: str) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, whether it is looked through) of the whole text."""
+    at = 0
+    for found in _SPARED.finditer(plain):
+        yield at, found.start(), True
+        yield found.start(), found.end(), False
+        at = found.end()
+    yield at, len(plain), True
+
+
+def _hits(finder: _Finder, text: str) -> Iterator[tuple[int, int]]:
     """Where a pattern holds. What fails its check may have run on into the next word, or hide another match."""
+    _, pattern, check, goes_on = finder
     at = 0
     while found := pattern.search(text, at):
         at = found.start() + 1
         shorter: re.Match[str] | None = found
         while shorter:
             end = shorter.end()
-            if not _GOES_ON.match(text, end) and check(shorter[0]):
+            if not goes_on.match(text, end) and check(shorter[0]):
                 yield found.start(), end
                 at = end
                 break
@@ -125,29 +134,40 @@ def _hits(pattern: re.Pattern[str], check: Callable[[str], bool], text: str) -> 
 @lru_cache(20_000)
 def kinds(text: str) -> frozenset[str]:
     """The kinds of direct identifiers that a text holds."""
-    pieces = _SPARED.split(text)[::2]
-    return frozenset(kind for kind, pattern, check in _FINDERS for piece in pieces if any(_hits(pattern, check, piece)))
+    plain = _plain(text)
+    pieces = [plain[start:end] for start, end, looked in _pieces_of(plain) if looked]
+    return frozenset(finder.kind for finder in _FINDERS for piece in pieces if any(_hits(finder, piece)))
 
 
 @lru_cache(20_000)
 def _without_identifiers(text: str) -> str:
     """Labels come again and again, so each is looked through once."""
-    pieces = _SPARED.split(text)
-    for at in range(0, len(pieces), 2):
-        for _, pattern, check in _FINDERS:
-            for start, end in reversed(list(_hits(pattern, check, pieces[at]))):
-                pieces[at] = pieces[at][:start] + MARK + pieces[at][end:]
-    return "".join(pieces)
+    while (made := _looked_through(text)) != text:
+        text = made  # a number that ran into the one before it now stands alone
+    return text
+
+
+def _looked_through(text: str) -> str:
+    whole = _plain(text)
+    made = []
+    for first, last, looked in _pieces_of(whole):
+        shown, plain = text[first:last], whole[first:last]
+        for finder in _FINDERS if looked else ():
+            for start, end in reversed(list(_hits(finder, plain))):
+                shown = shown[:start] + MARK + shown[end:]
+                plain = plain[:start] + MARK + plain[end:]
+        made.append(shown)
+    return "".join(made)
 
 
 def is_identifier(text: str) -> bool:
     """Whether the whole text is an address, an international telephone number or a national id."""
-    text = text.strip()
-    if EMAIL.fullmatch(text):
+    text = _plain(text).strip()
+    if text[:1] == "+" and INTERNATIONAL.fullmatch(text):
         return True
-    if NATIONAL.fullmatch(text):
-        return _is_national(text)
-    return text[:1] == "+" and PHONE.fullmatch(text) is not None
+    if len(text) <= numbers.LONGEST and NATIONAL.fullmatch(text):
+        return numbers.is_national(text)
+    return EMAIL.fullmatch(text) is not None
 
 
 def scrub(text: str, names: Collection[str] = ()) -> str:
@@ -158,7 +178,9 @@ def scrub(text: str, names: Collection[str] = ()) -> str:
     return text
 
 
-_PIECES = re.compile(r"[^\W\d_]+|[\W\d_]+")
+# Scripts that put no space between words, so that each letter has to count as one.
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_PIECES = re.compile(rf"[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|[\W\d_]+")
 
 
 def _without_names(text: str, names: Collection[str]) -> str:
@@ -185,10 +207,12 @@ def _pieces(name: str) -> list[str]:
 
 def possible(values: pa.Array) -> pa.Array:
     """For each text whether it can hold an identifier at all; null stays null."""
-    return pc.match_substring_regex(values, POSSIBLE)
+    found = pc.match_substring_regex(values, POSSIBLE)
+    # Ids are most often UUIDs, and every other UUID has seven digits in a row.
+    return pc.and_not(found, pc.match_substring_regex(values, rf"^{_UUID}$")) if pc.any(found).as_py() else found
 
 
-WORD = re.compile(r"[^\W\d_]{2,}|[^\W\d_a-zA-Z]")  # in some scripts one letter is a name
+WORD = re.compile(rf"[^\W\d_{_UNSPACED}]{{2,}}|[^\W\d_a-zA-Z]")  # in some scripts one letter is a name
 
 
 @lru_cache(50_000)

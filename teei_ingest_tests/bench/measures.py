@@ -84,6 +84,29 @@ def _throughput(stream: Stream, rounds: int, records: int) -> Details:
     }
 
 
+def privacy(rounds: int, scale: float) -> tuple[Figures, Details]:
+    """Redaction and the guard within it: events per second, and the share of the time from HTTP to stored rows."""
+    details: Details = {}
+    records = int(100_000 * scale)
+    for name in ("benevity_volunteers", "goodera_volunteers"):
+        stream = all_streams()[name]
+        config = _one_day(records, people=5000, bad_ratio=0.01)
+        found = []
+        with running(config) as sandbox:
+            _render(stream, sandbox, _order(stream, sandbox, config))
+            for _ in range(rounds):
+                with places.home(config, sandbox.url) as home:
+                    found.append(_check(places.ours("privacy", _window(name), home)))
+        details[name] = {
+            "records": records,
+            "redaction_per_s": median(one["kept"] / one["redaction_s"] for one in found),
+            "guard_per_s": median(one["kept"] / one["guard_s"] for one in found),
+            "privacy_share": median(one["redaction_s"] / one["seconds"] for one in found),
+        }
+    figures = {name: min(one[name] for one in details.values()) for name in ("redaction_per_s", "guard_per_s")}
+    return figures | {"privacy_share": max(one["privacy_share"] for one in details.values())}, details
+
+
 def request_count(rounds: int, scale: float) -> tuple[Figures, Details]:
     """Requests for 31 days of each stream, with days before and after them, beside the fewest that there can be."""
     days = 31
@@ -164,6 +187,7 @@ def memory(rounds: int, scale: float) -> tuple[Figures, Details]:
 
 MEASURES: dict[str, Callable[[int, float], tuple[Figures, Details]]] = {
     "throughput": throughput,
+    "privacy": privacy,
     "requests": request_count,
     "daily": daily_sync,
     "latency": latency,

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -58,7 +58,7 @@ def home(config: SandboxConfig, url: str) -> Iterator[Path]:
 
 def ours(mode: str, order: Mapping[str, Any], at: Path) -> dict[str, Any]:
     """Run `ours.py` in the home `at`; what it found."""
-    return _child([sys.executable, "-m", "teei_ingest_tests.bench.ours", mode], order, at, _variables(at))
+    return child([sys.executable, "-m", "teei_ingest_tests.bench.ours", mode], order, at, _variables(at))
 
 
 def contestant(name: str, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,8 @@ def contestant(name: str, order: Mapping[str, Any]) -> dict[str, Any]:
     with folder() as at:
         script = Path(__file__).parent / "contestants" / f"{name}.py"
         variables = {"DLT_DATA_DIR": str(at / "dlt"), "RUNTIME__DLTHUB_TELEMETRY": "false", "NO_PROXY": "*"}
-        return _child([str(_python()), str(script)], {**order, "folder": str(at)}, at, _base() | variables)
+        order = {**order, "folder": str(at)}
+        return child([str(environment_of("venv", PACKAGES)), str(script)], order, at, base() | variables)
 
 
 def command(arguments: list[str], at: Path) -> None:
@@ -85,29 +86,33 @@ def command(arguments: list[str], at: Path) -> None:
 
 
 def prepare() -> None:
-    """Make the contestants' environment, unless it is there with these packages."""
-    stamp = FOLDER / "packages.txt"
-    wanted = "\n".join((*PACKAGES, sys.version))
+    """Make the contestants' environment."""
+    environment_of("venv", PACKAGES)
+
+
+def environment_of(name: str, packages: Sequence[str]) -> Path:
+    """The interpreter of an environment with these packages, which is made unless it is there."""
+    stamp = FOLDER / f"{name}.txt"
+    python = FOLDER / name / "bin" / "python"
+    wanted = "\n".join((*packages, sys.version))
     if stamp.is_file() and stamp.read_text() == wanted:
-        return
-    shutil.rmtree(_python().parent.parent, ignore_errors=True)
+        return python
+    shutil.rmtree(FOLDER / name, ignore_errors=True)
     FOLDER.mkdir(parents=True, exist_ok=True, mode=0o700)
     uv = str(Path(sys.executable).with_name("uv"))
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(_python().parent.parent)], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(_python()), *PACKAGES], check=True)
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(FOLDER / name)], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *packages], check=True)
     stamp.write_text(wanted)
+    return python
 
 
-def _python() -> Path:
-    return FOLDER / "venv" / "bin" / "python"
-
-
-def _base() -> dict[str, str]:
+def base() -> dict[str, str]:
+    """What a child may know of our environment."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 def _variables(at: Path) -> dict[str, str]:
-    return _base() | {
+    return base() | {
         "TEEI_HOME": str(at),
         "DAGSTER_HOME": str(at / "dagster"),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
@@ -115,7 +120,8 @@ def _variables(at: Path) -> dict[str, str]:
     }
 
 
-def _child(command: list[str], order: Mapping[str, Any], at: Path, variables: dict[str, str]) -> dict[str, Any]:
+def child(command: list[str], order: Mapping[str, Any], at: Path, variables: dict[str, str]) -> dict[str, Any]:
+    """Run a command with an order on its input; the JSON of its last line."""
     found = subprocess.run(
         command, input=json.dumps(order), cwd=at, env=variables, capture_output=True, text=True, timeout=_LIMIT_S
     )

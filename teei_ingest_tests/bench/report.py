@@ -18,6 +18,7 @@ FILE = ROOT / "docs" / "benchmarks.json"
 GOALS: dict[str, tuple[str, bool, float]] = {
     "vs_dlt_parquet": ("records/s, times dlt", True, 4.0),
     "vs_floor": ("records/s, times the floor", True, 0.9),
+    "privacy_share": ("redaction, share of HTTP → stored rows", False, 0.25),
     "latency_s": ("12 streams × 10 pages at 150 ms, seconds", False, 6.0),
     "requests_ratio": ("requests, times the bound, worst stream", False, 1.05),
     "daily_sync_s": ("cold command, 24 assets with checks, seconds", False, 8.0),
@@ -43,6 +44,12 @@ def table(figures: Figures, details: dict[str, Details]) -> str:
             lines.append(f"  {name:14} {rate:10,.0f} {share:8.2f} {cpu:8.1f} {peak:8.0f}")
         if one["server_alone_vs_floor"] < 3:
             lines.append("  the server alone is less than 3 × the floor: these ratios are too near to 1")
+    for stream, one in details.get("privacy", {}).items():
+        lines += [
+            "",
+            f"{stream}, {one['records']:,} records, one process: redaction {one['redaction_per_s']:,.0f} events/s, "
+            f"the guard in it {one['guard_per_s']:,.0f} events/s, {one['privacy_share']:.0%} of the whole",
+        ]
     if found := details.get("requests"):
         lines += ["", f"{'requests for 31 days':24} {'records':>8} {'made':>6} {'bound':>6}"]
         lines += [f"  {n:22} {one['records']:8,} {one['requests']:6} {one['bound']:6}" for n, one in found.items()]

@@ -115,6 +115,12 @@ def generate(
     return world
 
 
+def some(seed: int, company: Company, stream: str, day: date, count: int) -> list[Record]:
+    """Legal records of one stream, nothing else of the company."""
+    maker = _Maker(random.Random(f"{seed}/{company.slug}/{stream}"), company, stream, seed)
+    return [maker.build(maker.moment(day)) for _ in range(count)]
+
+
 def people(company: Company, seed: int, count: int = 14) -> list[Person]:
     """The company's people; the last one has the same email in every company."""
     rng = random.Random(f"{seed}/{company.slug}/people")

@@ -1,0 +1,11 @@
+"""Attack 5 in its short form: few people, and the points at which a kill leaves most undone."""
+
+from __future__ import annotations
+
+from teei_ingest_tests.proof.erasure import prove
+
+
+def test_one_person_is_erased_whatever_happens() -> None:
+    figures = prove(0.004, ["suppressed", "some rows", "log not cut"])
+    assert figures["remaining"] == 0
+    assert figures["kills"] == 3
