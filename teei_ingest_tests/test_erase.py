@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -218,6 +218,17 @@ def test_nobody_comes_back(make: Make) -> None:
     assert not seen(place, KARI).any
 
 
+def test_the_metadata_count_who_is_suppressed(make: Make) -> None:
+    place = make()
+    erased(place, KARI)
+    result = place.materialize(ACME.slug, DAY, DAY, ["buddy_matches", "buddy_checkins"])
+    assert result.success
+    for stream in ("buddy_matches", "buddy_checkins"):
+        (figures,) = place.metadata(result, f"{stream}_events").values()
+        assert (figures["fetched"], figures["kept"], figures["suppressed"], figures["carried"]) == (2, 1, 1, 0)
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+
+
 def test_who_is_suppressed_does_not_land(make: Make, server: Answering) -> None:
     place = make()
     erased(place, KARI)
@@ -362,6 +373,15 @@ def test_erased_twice(make: Make) -> None:
     assert again.suppressed
     assert not again.any
     assert [one["what"] for one in AuditLog(place.settings).entries()] == ["erase.started", "erase.done"]
+
+
+def test_erased_by_two_at_once(make: Make) -> None:
+    place = make()
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda line: erased(place, line), (KARI, f"workday {KARI_WORKDAY}")))
+    assert sum(sum(one.rows.values()) for one in found) == 7
+    assert pending(place) == 0
+    assert mentions(place, *KARIS) == 0
 
 
 def test_undone(make: Make) -> None:

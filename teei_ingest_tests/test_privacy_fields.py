@@ -87,8 +87,8 @@ def test_the_way_from_the_vendors_name() -> None:
 def test_what_no_policy_takes_away_is_said_to_be_kept() -> None:
     privacy = {"public": "remove"}
     kept = {item.field for item in _fields("buddy_matches", privacy) if item.mode is Mode.KEEP and item.field}
-    assert {"sourceSystem", "sourceTimestamp", "companyId", "sourceId"} <= kept
-    assert _one("buddy_matches", "matchedAt", privacy).mode is Mode.REMOVE
+    assert {"sourceSystem", "sourceTimestamp", "companyId", "sourceId", "matchedAt"} <= kept
+    assert _one("buddy_matches", "matchingCriteria.location", privacy).mode is Mode.REMOVE
 
 
 def test_the_command(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

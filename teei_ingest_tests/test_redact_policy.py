@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from teei_ingest.contracts import VolunteerEvent
 from teei_ingest.contracts.base import leaves
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import SettingsError
@@ -33,6 +34,7 @@ DAY = date(2024, 1, 15)
         ({"label": "keep"}, "`label` is label and cannot be set to keep"),
         ({"mood": "hash"}, "`mood` is sensitive and cannot be set to hash"),
         ({"hoursLogged": "mask"}, "`hoursLogged` is public and cannot be set to mask"),
+        ({"hoursLogged": "remove"}, "`hoursLogged` cannot be removed: every event of its contract has it"),
         ({"shoeSize": "remove"}, "`shoeSize` is neither a class, a kind nor a field"),
         ({"email": "encrypt"}, "`email` has the mode `encrypt`; one of hash, mask, remove"),
         ({"email": None}, "`email` has the mode `None`"),
@@ -54,6 +56,13 @@ def test_a_setting_that_is_refused_names_field_and_reason(privacy: Mapping[str, 
     assert message in str(caught.value)
     assert "privacy of acme-corp" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_public_remove_leaves_what_a_contract_requires() -> None:
+    policy = policy_for("acme-corp", {"public": "remove"})
+    modes = policy.fields(VolunteerEvent)
+    assert (modes["hoursLogged"], modes["sourceId"]) == (Mode.KEEP, Mode.KEEP)
+    assert (modes["nonprofitId"], modes["sdgGoals"]) == (Mode.REMOVE, Mode.REMOVE)
 
 
 def test_every_default_is_a_mode_that_may_be_set() -> None:

@@ -73,10 +73,20 @@ def show_figures(by_stream: Mapping[str, Figures]) -> None:
     from teei_ingest.sync import Figures
 
     names = ["stream", "fetched", "kept", "quarantined", "duplicates", "out of window", "requests", "checks", "seconds"]
-    rows = {name: _cells(figures) for name, figures in by_stream.items()}
-    sums = _cells(sum(by_stream.values(), Figures()))
+    total = sum(by_stream.values(), Figures())
+    if total.suppressed:
+        names.insert(5, "suppressed")
+    rows = {name: _cells(figures, total) for name, figures in by_stream.items()}
+    sums = _cells(total, total)
     if out().width < 100:
-        short = {"quarantined": "bad", "duplicates": "dup", "out of window": "out", "requests": "req", "seconds": "s"}
+        short = {
+            "quarantined": "bad",
+            "duplicates": "dup",
+            "suppressed": "sup",
+            "out of window": "out",
+            "requests": "req",
+            "seconds": "s",
+        }
         names = [short.get(name, name) for name in names]
     made = table(names, numbers=names[1:], footer=["total", *sums] if len(rows) > 1 else ())
     for name, cells in rows.items():
@@ -84,8 +94,17 @@ def show_figures(by_stream: Mapping[str, Figures]) -> None:
     out().print(made)
 
 
-def _cells(figures: Figures) -> list[str]:
-    counts = (figures.fetched, figures.kept, figures.quarantined, figures.duplicates, figures.out_of_window)
+def _cells(figures: Figures, total: Figures) -> list[str]:
+    """A line of the table; those suppressed stand in it only where there are any."""
+    suppressed = (figures.suppressed,) if total.suppressed else ()
+    counts = (
+        figures.fetched,
+        figures.kept,
+        figures.quarantined,
+        figures.duplicates,
+        *suppressed,
+        figures.out_of_window,
+    )
     checks = f"{figures.checks_passed:,}/{figures.checks:,}"
     return [
         *(f"{count:,}" for count in counts),

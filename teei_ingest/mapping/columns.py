@@ -6,7 +6,6 @@ unusual, is refused and left to `record`. `from_accepted` brings what that accep
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -51,7 +50,7 @@ class Batch:
 
     `columns` holds the wanted leaves by key, `present` for each object in the contract whether a record has it.
     `timestamp_ns` is the full source timestamp, `content` a hash of all mapped values, the same
-    in every process.
+    in this process and its forks.
     """
 
     source_id: list[str]
@@ -130,7 +129,7 @@ class Columns:
             person_email=persons[1],
             person_key=key,
             names=names,
-            content=_hashes(map(msgspec.msgpack.Encoder().encode, zip(*hashed, *persons, strict=True))),
+            content=np.fromiter(map(hash, zip(*hashed, *persons, strict=True)), np.int64, len(rows)),
         )
         if refused:
             keep = np.ones(len(rows), bool)
@@ -160,7 +159,7 @@ class Columns:
             person_email=[item.person_email for item in accepted],
             person_key=[item.person_key for item in accepted],
             names=[item.names for item in accepted],
-            content=_hashes(item.event.model_dump_json().encode() for item in accepted),
+            content=np.array([hash(item.event.model_dump_json()) for item in accepted], np.int64),
             unlisted=sum(item.unlisted for item in accepted),
         )
 
@@ -170,12 +169,6 @@ class Columns:
             inside = [_there(v, count) for key, v in values.items() if key.startswith(f"{name}.")]
             found[name] = np.logical_or.reduce(inside) if inside else np.zeros(count, bool)
         return found
-
-
-def _hashes(values: Iterable[bytes]) -> np.ndarray:
-    """The first 64 bits of each value's SHA-256: Python's own hash is another one in each process."""
-    digests = b"".join(hashlib.sha256(value).digest() for value in values)
-    return np.frombuffer(digests, np.int64).reshape(-1, 4)[:, 0].copy()
 
 
 def select(batch: Batch, keep: np.ndarray) -> Batch:
@@ -231,13 +224,25 @@ class _Taken:
         by_name = dict(zip(names, columns, strict=True))
         top = {keys: names[0] for keys, names in plan.attributes.items() if len(keys) == 1}
         self._levels: dict[tuple[str, ...], Sequence[Any]] = {keys: by_name[name] for keys, name in top.items()}
+        self._around: dict[tuple[str, ...], Sequence[Any]] = {}
 
     def level(self, keys: tuple[str, ...]) -> Sequence[Any]:
         known = self._levels.get(keys)
         if known is None:
-            above, take = self.level(keys[:-1]), attrgetter(self._plan.attributes[keys][-1])
-            known = [None if row is None else take(row) for row in above] if None in above else list(map(take, above))
+            known = list(map(attrgetter(self._plan.attributes[keys][-1]), self._objects(keys[:-1])))
             self._levels[keys] = known
+        return known
+
+    def _objects(self, keys: tuple[str, ...]) -> Sequence[Any]:
+        """The objects around wire values, an empty one where a record has none."""
+        known = self._around.get(keys)
+        if known is None:
+            found = self.level(keys)
+            if None in found:
+                kind = self._plan.objects[keys]
+                empty = kind(**dict.fromkeys(kind.__struct_fields__))
+                found = [empty if one is None else one for one in found]
+            known = self._around[keys] = found
         return known
 
     def text(self, slot: Slot) -> Sequence[Any]:

@@ -76,6 +76,7 @@ class Plan:
     head: type[msgspec.Struct]  # of a record, nothing but source id and timestamp
     head_page: type[msgspec.Struct]
     attributes: Mapping[tuple[str, ...], tuple[str, ...]]  # wire keys -> attribute names in `record`
+    objects: Mapping[tuple[str, ...], type[msgspec.Struct]]  # wire keys -> type of the object there
     version_of: Callable[[Any], tuple[Any, Any]]  # source id and timestamp of a `head`, as sent
 
 
@@ -162,9 +163,13 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
     return hint, hint is object
 
 
-def _record(stream: Stream, slots: Mapping[tuple[str, ...], Slot]) -> tuple[type[msgspec.Struct], dict[Any, Any]]:
+def _record(
+    stream: Stream, slots: Mapping[tuple[str, ...], Slot]
+) -> tuple[dict[tuple[str, ...], type[msgspec.Struct]], dict[Any, Any]]:
+    """(types of the record, under no keys, and of the objects in it; attribute names by wire keys)."""
     required = {slot.keys[:n] for slot in slots.values() if not slot.optional for n in range(1, len(slot.keys) + 1)}
     known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    types: dict[tuple[str, ...], type[msgspec.Struct]] = {}
 
     def build(path: tuple[str, ...]) -> type[msgspec.Struct]:
         children = dict.fromkeys(s.keys[len(path)] for s in slots.values() if s.keys[: len(path)] == path != s.keys)
@@ -183,9 +188,11 @@ def _record(stream: Stream, slots: Mapping[tuple[str, ...], Slot]) -> tuple[type
             else:
                 items.append((attribute, kind | None, None))
         name = "_".join((stream.name, *(str(len(path)),)))
-        return msgspec.defstruct(name, items, rename=rename, frozen=True, kw_only=True, gc=False)
+        types[path] = msgspec.defstruct(name, items, rename=rename, frozen=True, kw_only=True, gc=False)
+        return types[path]
 
-    return build(()), known
+    build(())
+    return types, known
 
 
 def _paging_keys(stream: Stream) -> dict[str, tuple[str, ...]]:
@@ -246,9 +253,10 @@ def compile_stream(stream: Stream) -> Plan:
     person_email = compiler.field(text, person.email) if person and person.email else None
     person_key = compiler.slot(person.key, str) if person and person.key else None
     names = tuple(compiler.slot(path, str) for path in stream.names)
-    record, attributes = _record(stream, compiler.slots)
+    objects, attributes = _record(stream, compiler.slots)
+    record = objects[()]
     ends = [slot.keys for slot in (source_id, source_timestamp)]
-    head, places = _record(stream, {keys: Slot(keys, True, Any) for keys in ends})
+    heads, places = _record(stream, {keys: Slot(keys, True, Any) for keys in ends})
     return Plan(
         stream=stream,
         fields=tuple(filled),
@@ -261,8 +269,9 @@ def compile_stream(stream: Stream) -> Plan:
         record=record,
         page=_page(stream, record),
         raw_page=_page(stream, msgspec.Raw),
-        head=head,
-        head_page=_page(stream, head),
+        head=heads[()],
+        head_page=_page(stream, heads[()]),
         attributes=attributes,
+        objects=objects,
         version_of=attrgetter(*(".".join(places[keys]) for keys in ends)),
     )

@@ -112,6 +112,8 @@ class RecordMapper:
         for leaf in leaves(plan.stream.contract):
             self._names[leaf.key] = leaf.name
             self._names |= {f"{leaf.key}.{nested.key}": f"{leaf.name}.{nested.name}" for nested in leaf.nested}
+        self._subject = self._subject_slots()
+        self._people = [slot for f in plan.fields if is_person(f.leaf) for slot in f.slots] + self._subject
 
     def __call__(self, raw: bytes) -> Accepted | Broken:
         """The event in `raw`, one JSON object, or why there is none."""
@@ -132,12 +134,11 @@ class RecordMapper:
 
     def people(self, raw: bytes) -> list[str]:
         """Ids and addresses of people that can be made out in a record, broken as it may be."""
-        slots = [slot for f in self._plan.fields if is_person(f.leaf) for slot in f.slots]
-        return _texts(raw, [*slots, *self._subject_slots()])
+        return _texts(raw, self._people)
 
     def subject(self, raw: bytes) -> list[str]:
         """Those of them that are of the person whom the record is about."""
-        return _texts(raw, self._subject_slots())
+        return _texts(raw, self._subject)
 
     def group(self, raw: bytes) -> str | None:
         """The value of the contract's group."""

@@ -27,8 +27,8 @@ from teei_ingest.streams.base import SinceOnly
 
 BATCH_ROWS = 10_000
 # From so many records of a window on others help, with batches small enough for all to end at the same time.
-ALONE_ROWS = 10_000
-SHARED_ROWS = 4_000
+ALONE_ROWS = 4_000
+SHARED_ROWS = 5_000
 
 
 @dataclass(kw_only=True)

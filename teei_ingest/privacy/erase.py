@@ -243,6 +243,8 @@ def _carry_out(
             with store.alone_with(company.slug):
                 place = _Place(settings, company, store)
                 erasure = _extended(place, erasure_id)
+                if erasure is None:
+                    break
                 removed = _remove(place, erasure.tokens, erasure.groups)
             touched = contracts() if resumed else _touched(place, erasure, removed)
             for contract in touched:
@@ -274,10 +276,12 @@ def _carry_out(
     return done
 
 
-def _extended(place: _Place, erasure_id: str) -> Erasure:
-    """The erasure with what the tables and sealed files link to its person by now."""
+def _extended(place: _Place, erasure_id: str) -> Erasure | None:
+    """The erasure with what the tables and sealed files link to its person by now; None if another process did it."""
     slug = place.company.slug
-    erasure = next(one for one in place.suppressions.entries(place.ring, slug) if one.id == erasure_id)
+    erasure = next((one for one in place.suppressions.pending(place.ring, slug) if one.id == erasure_id), None)
+    if erasure is None:
+        return None
     tokens, groups = _reach(place, erasure.tokens, erasure.groups)
     if tokens <= erasure.tokens and groups <= erasure.groups:
         return erasure

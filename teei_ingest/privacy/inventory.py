@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from teei_ingest.contracts.base import ENVELOPE, Leaf, leaves
+from teei_ingest.contracts.base import Leaf, leaves
 from teei_ingest.contracts.fields import DataClass
 from teei_ingest.mapping.plan import Plan, parse, plan
 from teei_ingest.redact.policy import Mode, Policy, Rule
@@ -28,8 +28,6 @@ _MADE = {
     "company": "the company's slug",
     "day": "the UTC day of the source's timestamp",
 }
-# What no policy takes away, since nothing could be found or replaced without it.
-_ALWAYS = (*ENVELOPE, "source_tenant_id")
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,6 @@ def _columns(stream: Stream) -> Iterator[Item]:
 def _field(stream: Stream, leaf: Leaf, one: Leaf, policy: Policy) -> Item:
     inside = "" if one is leaf else f"[].{one.names[-1]}"
     rule = policy.rule(one)
-    if leaf.key in _ALWAYS and one.cls is DataClass.PUBLIC:
-        rule = Rule(Mode.KEEP, "default", "public")
     wire = tuple(f"{path}{inside.replace('.', '/')}" for path in wire_paths(stream, leaf))
     return Item(
         stream=stream.name,

@@ -75,7 +75,8 @@ class Redactor:
         )
 
     def __call__(self, batch: Batch) -> Redacted:
-        own = _OwnNames(batch)
+        suspects = _Suspects()
+        own = _OwnNames(batch, suspects)
         ids = self._ids(batch.source_id, batch.timestamp_ns)
         moments = pa.array(batch.timestamp_ns // 1000, pa.int64()).cast(INSTANT)
         days = pa.array((batch.timestamp_ns // NS_PER_DAY).astype(np.int32), pa.int32()).cast(pa.date32())
@@ -84,7 +85,7 @@ class Redactor:
             "timestamp": moments,
             "day": days,
             "source_timestamp": moments,
-            "source_id": self._source_id(batch),
+            "source_id": self._source_id(batch, suspects),
             "user_id": self._user_id(batch),
             "external_user_id": self._persons(batch.person_id, self._leaf("external_user_id")),
         }
@@ -162,19 +163,19 @@ class Redactor:
         who = [email if emails[email] else key for email, key in zip(batch.person_email, keys, strict=True)]
         return self._persons(who, leaf)
 
-    def _source_id(self, batch: Batch) -> pa.Array:
+    def _source_id(self, batch: Batch, suspects: _Suspects) -> pa.Array:
         leaf = self._leaf("source_id")
         if leaf.cls is DataClass.PERSON_REF:
             return self._persons(batch.source_id, leaf)
-        return self._opaque_ids(pa.array(batch.source_id, pa.string()))
+        return self._opaque_ids(pa.array(batch.source_id, pa.string()), suspects)
 
-    def _opaque_ids(self, values: pa.Array) -> pa.Array:
+    def _opaque_ids(self, values: pa.Array, suspects: _Suspects) -> pa.Array:
         """Ids as they are, but one that is itself an address, a number to call or a national id is tokenized."""
-        suspects = _positions(text.possible(values))
-        if not suspects:
+        rows = suspects(values)
+        if not rows:
             return values
         kept = values.to_pylist()
-        for row in suspects:
+        for row in rows:
             if text.is_identifier(kept[row]):
                 kept[row] = self._pseudonyms.person(self._namespace, kept[row])
         return pa.array(kept, pa.string())
@@ -205,7 +206,7 @@ class Redactor:
         if leaf.cls not in TEXT_AT_REST:
             if leaf.kind is Kind.MAP:
                 return _harmless_keys(values)
-            return self._opaque_ids(values) if is_opaque_id(leaf) else values
+            return self._opaque_ids(values, own.suspects) if is_opaque_id(leaf) else values
         if mode is Mode.MASK:
             return pc.if_else(values.is_valid(), pa.scalar(text.MARK), pa.scalar(None, pa.string()))
         if mode is Mode.COARSEN:
@@ -237,7 +238,7 @@ class Redactor:
             for one, values, rows in readable(leaf, column):
                 # Labels that were scrubbed have been freed of their record's names just now.
                 free = is_opaque_id(one) or self._policy.mode(one) is Mode.SCRUB
-                for at in find_leaks(values) | (set() if free else own.full_names(values, rows)):
+                for at in find_leaks(values, own.suspects) | (set() if free else own.full_names(values, rows)):
                     leaks.setdefault(int(rows[at]) if rows is not None else at, leaf.name)
         return leaks
 
@@ -256,11 +257,29 @@ def readable(leaf: Leaf, column: pa.Array) -> Iterator[tuple[Leaf, pa.Array, np.
             yield one, values, rows
 
 
-def find_leaks(values: pa.Array) -> set[int]:
+class _Suspects:
+    """Positions of the texts that can hold an identifier, looked for once in each array.
+
+    A column that redaction left as it was is the same array to the guard.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[pa.Array, list[int]]] = {}
+
+    def __call__(self, values: pa.Array) -> list[int]:
+        known = self._known.get(id(values))
+        if known is None:
+            encoded = values.dictionary_encode()
+            found = _positions(text.possible(encoded.dictionary).take(encoded.indices))
+            known = self._known[id(values)] = values, found  # the array is kept: its id would be used again
+        return known[1]
+
+
+def find_leaks(values: pa.Array, suspects: _Suspects | None = None) -> set[int]:
     """Positions of the texts that hold a direct identifier."""
     found: dict[str, bool] = {}
     leaks = set()
-    for at in _suspects(values):
+    for at in (suspects or _Suspects())(values):
         value = values[at].as_py()
         if value not in found:
             found[value] = bool(text.kinds(value))
@@ -281,7 +300,8 @@ def _harmless_keys(maps: pa.MapArray) -> pa.Array:
 class _OwnNames:
     """The names that a batch's records say of people, to be found in the same record's labels."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, suspects: _Suspects) -> None:
+        self.suspects = suspects
         self._names = batch.names
         self._words: dict[str, frozenset[str]] = {}
         self._bearers: dict[str, set[str]] = {}  # word -> names that it is part of
@@ -292,7 +312,7 @@ class _OwnNames:
 
     def scrub(self, values: pa.Array, rows: np.ndarray | None) -> pa.Array:
         """Labels without identifiers and without the record's own names."""
-        suspects = set(_suspects(values))
+        suspects = set(self.suspects(values))
         named = self._named(values, rows)
         if not suspects and not named:
             return values
@@ -340,12 +360,6 @@ class _OwnNames:
         possible = _positions(pa.array([bool(names) for names in alike]).take(encoded.indices))
         codes = encoded.indices.to_numpy(zero_copy_only=False)
         return [at for at in possible if not alike[int(codes[at])].isdisjoint(self._of(at, rows))]
-
-
-def _suspects(values: pa.Array) -> list[int]:
-    """Positions of the texts that can hold an identifier; each different text is looked at once."""
-    encoded = values.dictionary_encode()
-    return _positions(text.possible(encoded.dictionary).take(encoded.indices))
 
 
 def _positions(mask: pa.Array) -> list[int]:

@@ -58,7 +58,7 @@ DEFAULTS: dict[str, Mode] = {
     "public": Mode.KEEP,
 }
 # Goes up when a mode's result changes, so that older events can be told apart.
-REVISION = 1
+REVISION = 2
 PSEUDONYMS = (DataClass.DIRECT, DataClass.PERSON_REF, DataClass.DOCUMENT_REF)
 
 
@@ -66,6 +66,11 @@ def _names(leaf: Leaf) -> tuple[str, ...]:
     """What a policy may call a leaf, the narrowest first."""
     kind = leaf.extra.get("kind")
     return (leaf.name, leaf.names[-1], *((kind,) if kind else ()), leaf.cls.value)
+
+
+def is_indispensable(leaf: Leaf) -> bool:
+    """Whether an event without it would not keep its contract; `public: remove` leaves it where it is."""
+    return leaf.cls is DataClass.PUBLIC and leaf.required
 
 
 def _every_leaf() -> list[Leaf]:
@@ -104,7 +109,10 @@ class Policy:
                 return Rule(Mode.KEEP, "allowed_fields", name)
         tables = {"company": self.overrides, "default": DEFAULTS}
         return next(
-            Rule(table[name], source, name) for source, table in tables.items() for name in names if name in table
+            Rule(table[name], source, name)
+            for source, table in tables.items()
+            for name in names
+            if name in table and not (table[name] is Mode.REMOVE and is_indispensable(leaf))
         )
 
     @cached_property
@@ -150,6 +158,8 @@ def policy_for(slug: str, privacy: Mapping[str, Any], places: Mapping[str, str] 
         for leaf in known[name]:
             if mode not in ALLOWED[leaf.cls]:
                 raise refuse(f"`{name}` is {leaf.cls.value} and cannot be set to {mode}", name)
+            if mode is Mode.REMOVE and name != leaf.cls.value and is_indispensable(leaf):
+                raise refuse(f"`{name}` cannot be removed: every event of its contract has it", name)
         overrides[name] = mode
     allowed = privacy.get("allowed_fields") or []
     if not isinstance(allowed, list) or not all(isinstance(name, str) for name in allowed):

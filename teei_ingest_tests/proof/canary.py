@@ -148,7 +148,7 @@ class Place:
     def _started(
         self, command: Sequence[str], serving: Mapping[str, str], name: str
     ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-        label = f"{len(self.codes):02d}-{name or '-'.join(command[:2])}"
+        label = f"{len(self.codes):02d}-{name or command[1]}"
         output = self.root / "output" / label
         with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
             started = subprocess.Popen(
@@ -261,7 +261,7 @@ def _officers(place: Place, canaries: Canaries, sent: World, well: Mapping[str, 
     of = ["--company", company]
 
     def do(*command: str, told: str = "", code: int = 0) -> None:
-        place.run("teei", *command, serving=well, name="-".join(command[:2]), told=told, code=code)
+        place.run("teei", *command, serving=well, told=told, code=code)
 
     do("person", *of, told=known)
     do("person", *of, "--why", f"asked by {canaries.email(SAID)}", told=known, code=UsageError.exit_code)

@@ -442,13 +442,17 @@ def _amount(dice: random.Random) -> str:
     )
 
 
+# Internal Revenue Service: those that are given out.
+_EIN_PREFIXES = [f"{at:02d}" for at in (*range(1, 7), *range(10, 17), *range(20, 28), *range(30, 49), *range(50, 69))]
+
+
 def _registration(dice: random.Random) -> str:
     return dice.choice(
         (
             f"8{_digits(dice, 8)}",  # Norway
             f"802{_digits(dice, 3)}-{_digits(dice, 4)}",  # Sweden, associations
             f"{_digits(dice, 7)}-{_digits(dice, 1)}",  # Finland
-            f"{_digits(dice, 2)}-{_digits(dice, 7)}",  # United States
+            f"{dice.choice(_EIN_PREFIXES)}-{_digits(dice, 7)}",  # United States
             f"1{_digits(dice, 6)}",  # England and Wales
             f"VR {_digits(dice, 5)}",  # Germany
             f"W75{_digits(dice, 7)}",  # France

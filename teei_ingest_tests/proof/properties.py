@@ -210,10 +210,7 @@ def _settable(cls: DataClass) -> st.SearchStrategy[str]:
     return st.sampled_from([mode.value for mode in ALLOWED[cls]])
 
 
-# Without `public`: to remove what a contract requires is refused nowhere, and no valid event is left.
-_policies = st.fixed_dictionaries(
-    {}, optional={cls.value: _settable(cls) for cls in DataClass if cls is not DataClass.PUBLIC}
-)
+_policies = st.fixed_dictionaries({}, optional={cls.value: _settable(cls) for cls in DataClass})
 
 
 @st.composite
