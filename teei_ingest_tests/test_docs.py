@@ -210,7 +210,7 @@ def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
     extras = project["optional-dependencies"]
     named = {re.split(r"[<>=\[ ]", line)[0] for line in (*project["dependencies"], *extras["sandbox"], *extras["dev"])}
-    reasons = re.findall(r"`([\w-]+)[^`]*`", read("docs/decisions/0002-dependencies.md"))
+    reasons = re.findall(r"`([\w.-]+)[^`]*`", read("docs/decisions/0002-dependencies.md"))
     assert named - {"teei-ingest"} <= set(reasons)
 
 

@@ -22,7 +22,6 @@ _MARKS = {OK: ("✔", "green"), WARN: ("!", "yellow"), FAIL: ("✘", "red"), NON
 _NO_LIMIT = 1_000
 
 
-@cache
 def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     # Without a terminal there is no width that anything has to fit.
@@ -79,6 +78,7 @@ def table(headers: Sequence[str], *, numbers: Sequence[str] = (), footer: Sequen
             header,
             justify="right" if header in numbers else "left",
             no_wrap=header in numbers or index == 0,
+            overflow="fold",
             footer=footer[index] if footer else "",
         )
     return made

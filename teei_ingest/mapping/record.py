@@ -112,6 +112,7 @@ class RecordMapper:
         for leaf in leaves(plan.stream.contract):
             self._names[leaf.key] = leaf.name
             self._names |= {f"{leaf.key}.{nested.key}": f"{leaf.name}.{nested.name}" for nested in leaf.nested}
+        self._group = [slot for f in plan.fields if f.leaf.key == plan.stream.contract.group for slot in f.slots]
         self._subject = self._subject_slots()
         self._people = [slot for f in plan.fields if is_person(f.leaf) for slot in f.slots] + self._subject
 
@@ -142,9 +143,7 @@ class RecordMapper:
 
     def group(self, raw: bytes) -> str | None:
         """The value of the contract's group."""
-        name = self._plan.stream.contract.group
-        slots = [slot for f in self._plan.fields if f.leaf.key == name for slot in f.slots]
-        return next(iter(_texts(raw, slots)), None)
+        return next(iter(_texts(raw, self._group)), None) if self._group else None
 
     def without(self, raw: bytes, gone: Callable[[str], bool], mark: str) -> bytes:
         """The record with the mark in place of references to those who are gone; all else as it was sent."""

@@ -375,7 +375,7 @@ def _among(place: _Place, wanted: Iterable[str]) -> Callable[[str], bool]:
     """Whether a stored value is one of these, whatever version of it."""
     forward = place.names.forward
     known = frozenset(map(forward, wanted))
-    return lambda value: forward(value) in known
+    return known.__contains__ if place.names.version == 1 else lambda value: forward(value) in known
 
 
 def _rows(
@@ -458,7 +458,10 @@ def _remove_sealed(
         return named or any(map(erased, entry.people))
 
     def change(record: bytes) -> bytes | None:
-        theirs = any(map(suppressor.person, mapper.subject(record))) or suppressor.group(mapper.group(record))
+        group = mapper.group(record)
+        if not suppressor.names(mapper.people(record), group):
+            return record
+        theirs = any(map(suppressor.person, mapper.subject(record))) or suppressor.group(group)
         return None if theirs else mapper.without(record, suppressor.person, MARK)
 
     found.quarantine += place.quarantine.erase(place.ring, slug, stream, goes, dry_run=dry_run)

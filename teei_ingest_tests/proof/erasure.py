@@ -122,6 +122,9 @@ def _changed(one: Record) -> str:
     return str(one.get("updated_at") or one.get("updatedAt") or one["meta"]["lastModified"])
 
 
+STREAMS = tuple(records(1))
+
+
 def theirs(stream: str, source_id: str, own_scim: str) -> bool:
     """Whether a stored row is the one's, by its record's id alone."""
     return source_id in (own_scim, f"match-{WHO}", f"{stream}-{WHO}")
@@ -203,7 +206,7 @@ class Scene:
         yield from files(home)
         slug, settings = self.company.slug, self.place.settings
         quarantine, landing = Quarantine(settings), Landing(settings)
-        for stream in self.streams:
+        for stream in STREAMS:
             for day in quarantine.days(slug, stream):
                 for entry in quarantine.entries(self.ring, slug, stream, day):
                     yield f"quarantine of {stream}", entry.record + " ".join(entry.people).encode()
@@ -211,20 +214,16 @@ class Scene:
                 landed = landing.read(self.ring, slug, stream, day)
                 yield f"landing of {stream}", b"\n".join(landed[1]) if landed else b""
 
-    @property
-    def streams(self) -> list[str]:
-        return list(records(1))
-
 
 def fill(place: Home) -> None:
-    for stream in records(1):
+    for stream in STREAMS:
         outcome = worker(place, stream).both(DAYS)
         assert not outcome.bad, (stream, outcome.bad)
     for stream in ("kintell_enrollments", "buddy_events"):
         assert not worker(place, stream).stream(DAYS).bad
 
 
-def sync(place: Home, streams: list[str]) -> int:
+def sync(place: Home, streams: Collection[str]) -> int:
     """Read everything again; the number of records that were suppressed."""
     suppressed = 0
     for stream in streams:
@@ -235,7 +234,7 @@ def sync(place: Home, streams: list[str]) -> int:
     return suppressed
 
 
-def prove(scale: float = 1, points: Collection[str] = tuple(POINTS)) -> Figures:
+def prove(scale: float = 1, points: Collection[str] = tuple(POINTS), stale: Collection[str] = STREAMS) -> Figures:
     """What is left of one of 10,000 people at all times, which has to be nothing. AssertionError otherwise.
 
     The process is killed, and the writers write, among a tenth as many.
@@ -244,7 +243,7 @@ def prove(scale: float = 1, points: Collection[str] = tuple(POINTS)) -> Figures:
     with _scene(max(40, round(10_000 * scale))) as (scene, root, _):
         rows = sum(map(len, scene.before.values()))
         gone = rows - sum(map(len, scene.expected.values()))
-        assert gone >= len(scene.streams), "the one is in every stream"
+        assert gone >= len(STREAMS), "the one is in every stream"
         figures |= {"people": scene.people, "rows": rows, "rows_erased": gone, "found_before": _found_before(scene)}
         with _copy(scene, root) as one:
             found = one.erase()
@@ -252,7 +251,7 @@ def prove(scale: float = 1, points: Collection[str] = tuple(POINTS)) -> Figures:
             assert sum(found.rows.values()) == gone
             one.check()
             for _ in range(3):
-                suppressed = sync(one.place, one.streams)
+                suppressed = sync(one.place, STREAMS)
                 assert suppressed >= gone
                 assert one.pending() == 0
                 figures |= {"suppressed": suppressed, "layers_searched": one.check()}
@@ -262,7 +261,7 @@ def prove(scale: float = 1, points: Collection[str] = tuple(POINTS)) -> Figures:
             with _copy(scene, root) as one:
                 _killed(one, label)
         figures |= {"killed_among": scene.people, "kills": len(points)}
-        figures["stale_writers"] = _stale(scene, root, hooks)
+        figures["stale_writers"] = _stale(scene, root, hooks, stale)
         with _copy(scene, root) as one:
             figures["concurrent_syncs"] = _concurrent(one)
     return figures | {"remaining": 0}
@@ -302,7 +301,7 @@ def _found_before(scene: Scene) -> int:
     """In how many layers the search finds the one before the erasure: it would find them afterwards, too."""
     search = Search(scene.tokens | scene.identities)
     found = sum(bool(search(where, data)) for where, data in scene._bytes(scene.place.settings.home))
-    assert found > len(scene.streams)
+    assert found > len(STREAMS)
     return found
 
 
@@ -327,9 +326,9 @@ def _killed(scene: Scene, label: str) -> None:
     assert [one["what"] for one in AuditLog(scene.place.settings).entries()][-1] == "erase.done"
 
 
-def _stale(scene: Scene, root: Path, hooks: Hooks) -> int:
+def _stale(scene: Scene, root: Path, hooks: Hooks, streams: Collection[str]) -> int:
     """In the middle of each stream's reading the one is erased: what was read before is not committed."""
-    for stream in scene.streams:
+    for stream in streams:
         with _copy(scene, root) as one:
             done: list[product.Traces] = []
             hooks[:] = [partial(_erase_once, one, done)]
@@ -338,7 +337,7 @@ def _stale(scene: Scene, root: Path, hooks: Hooks) -> int:
             assert done
             assert suppressed > 0, stream
             one.check()
-    return len(scene.streams)
+    return len(streams)
 
 
 def _erase_once(scene: Scene, done: list[Any], ask: Ask) -> None:
@@ -350,7 +349,7 @@ def _concurrent(scene: Scene) -> int:
     """Syncs in a process of their own all the while."""
     stop = SPAWN.Event()
     rounds = SPAWN.Value("i", 0)
-    process = SPAWN.Process(target=_sync_on, args=(scene.place.environ, scene.streams, stop, rounds))
+    process = SPAWN.Process(target=_sync_on, args=(scene.place.environ, STREAMS, stop, rounds))
     process.start()
     try:
         while not rounds.value and process.is_alive():
@@ -367,7 +366,7 @@ def _concurrent(scene: Scene) -> int:
     return int(rounds.value)
 
 
-def _sync_on(environ: dict[str, str], streams: list[str], stop: Any, rounds: Any) -> None:
+def _sync_on(environ: dict[str, str], streams: Collection[str], stop: Any, rounds: Any) -> None:
     place = Home(Path(environ["TEEI_HOME"]), environ, None)  # type: ignore[arg-type]
     while not stop.is_set():
         for stream in streams:

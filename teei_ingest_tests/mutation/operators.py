@@ -1,0 +1,72 @@
+"""Mutants by cosmic-ray's operators; a process of its own, in an environment that has cosmic-ray and nothing of ours.
+
+Reads `{"sources": {file: text}, "sample": n, "seed": s}`, writes a list of `{"file", "line", "operator", "text"}` in
+one line of JSON.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import sys
+from collections.abc import Iterator
+
+import cosmic_ray.plugins
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+
+
+def main() -> None:
+    """A sample of all places, with one of the mutants of each."""
+    order = json.loads(sys.stdin.read())
+    sources: dict[str, str] = order["sources"]
+    chance = random.Random(order["seed"])
+    places = [(file, *place) for file, source in sorted(sources.items()) for place in _places(source)]
+    chance.shuffle(places)
+    found: dict[tuple[str, tuple[int, int]], dict[str, object]] = {}
+    for file, start, operator, occurrence in places:
+        if len(found) == order["sample"]:
+            break
+        if (file, start) not in found:
+            text = mutate_code(sources[file], cosmic_ray.plugins.get_operator(operator)(), occurrence)
+            if text is not None and _behaviour(text) != _behaviour(sources[file]):
+                name = operator.removeprefix("core/")
+                found[file, start] = {"file": file, "line": start[0], "operator": name, "text": text}
+    print(json.dumps(list(found.values())))
+
+
+def _places(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
+    """(line and column, operator, which of its occurrences)."""
+    tree = get_ast(source)
+    for name in sorted(cosmic_ray.plugins.operator_names()):
+        kind = cosmic_ray.plugins.get_operator(name)
+        if kind.arguments():
+            continue  # those that want to be told which variables
+        positions = [start for node in ast_nodes(tree) for start, _ in kind().mutation_positions(node)]
+        for occurrence, start in enumerate(positions):
+            yield start, name, occurrence
+
+
+def _behaviour(source: str) -> str:
+    """A module without what no run depends on: a mutant of `str | None` in a signature is none."""
+    return ast.dump(_Bare().visit(ast.parse(source)))
+
+
+class _Bare(ast.NodeTransformer):
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        node.returns = None
+        self.generic_visit(node)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
+        node.annotation = ast.Constant(None)
+        self.generic_visit(node)
+        return node
+
+
+main()

@@ -1,0 +1,96 @@
+"""Who may change a company or a table at the same time: commits and readers share, a purge or an erasure is alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import date
+from pathlib import Path
+from threading import Event, Thread
+
+import pyarrow as pa
+import pytest
+
+from teei_ingest.contracts.stored import arrow_schema
+from teei_ingest.contracts.volunteer import VolunteerEvent
+from teei_ingest.errors import StoreError
+from teei_ingest.store.locks import Locks
+from teei_ingest.store.tables import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path / "events"), sandbox=False, locks=Locks(tmp_path / "locks", patience_s=0.1))
+    made.prepare()
+    return made
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    with pytest.raises(StoreError, match="has been in use"):
+        yield
+
+
+def has(held: AbstractContextManager[object]) -> bool:
+    with held:
+        return True
+
+
+def test_whoever_wants_to_be_alone_with_a_company_is(store: Store) -> None:
+    with store.committing("acme-corp"):
+        assert has(store.committing("acme-corp"))
+        assert has(store.alone_with("globex-inc"))
+        with refused():
+            has(store.alone_with("acme-corp"))
+    with store.alone_with("acme-corp"):
+        assert has(store.committing("globex-inc"))
+        for act in (store.committing, store.alone_with):
+            with refused():
+                has(act("acme-corp"))
+
+
+def test_nobody_purges_what_is_read_or_written(store: Store) -> None:
+    with store.reading(), refused():
+        store.purge(VolunteerEvent)
+
+    def rows() -> pa.RecordBatchReader:
+        with refused():
+            store.purge(VolunteerEvent)
+        return pa.RecordBatchReader.from_batches(arrow_schema(VolunteerEvent), [])
+
+    store.replace(VolunteerEvent, "benevity_volunteers", "acme-corp", [date(2024, 1, 15)], rows)
+    store.purge(VolunteerEvent)
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    limit = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_those_who_share_let_whoever_waits_to_be_alone_go_first(tmp_path: Path) -> None:
+    mine, others = Locks(tmp_path, patience_s=60), Locks(tmp_path, patience_s=0)
+    was_alone = Event()
+
+    def alone() -> None:
+        with mine.exclusive("table"):
+            was_alone.set()
+
+    def is_closed() -> bool:
+        try:
+            return not has(others.shared("table"))
+        except StoreError:
+            return True
+
+    with mine.shared("table"):
+        waiting = Thread(target=alone)
+        waiting.start()
+        closed = eventually(is_closed)
+        assert not was_alone.is_set()
+    waiting.join()
+    assert closed and was_alone.is_set()
+    assert has(others.shared("table"))
