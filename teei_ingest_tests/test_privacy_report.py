@@ -262,6 +262,7 @@ def test_the_command(
     monkeypatch.chdir(tmp_path)
     for name, value in place.environ.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("COLUMNS", raising=False)
     out = tmp_path / "deep" / "record.html"
     assert run(["privacy", "report", "--company", ACME.slug, "--out", str(out)]) == 0
     assert out.stat().st_mode & 0o777 == 0o600
@@ -291,5 +292,6 @@ def test_retention_by_command(
     assert run(["privacy", "retention", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["removed"]["events"] == 11
     assert stored(place, "workday_directory") == []
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert run(["privacy", "retention"]) == 0
     assert "TEEI_EVENTS_TTL_D" in capsys.readouterr().out
