@@ -38,6 +38,7 @@ from teei_ingest.contracts.fields import (
     Sdg,
     instant_ns,
     label,
+    parse_day,
 )
 from teei_ingest.contracts.stored import arrow_schema, json_schema
 
@@ -371,6 +372,14 @@ def test_a_refused_value_is_not_in_the_error() -> None:
             read(kind, secret)
         shown = caught.value.errors(include_input=False, include_url=False, include_context=False)
         assert secret not in f"{shown}"
+
+
+@pytest.mark.parametrize(("read_as", "value"), [(instant_ns, "2024-02-30T09:00:00Z"), (parse_day, "2024-02-30")])
+def test_a_refused_time_is_not_in_the_cause(read_as: Callable[[str], object], value: str) -> None:
+    with pytest.raises(ValueError, match="no such day") as caught:
+        read_as(value)
+    assert value not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 def test_a_refused_event_is_not_in_the_error() -> None:

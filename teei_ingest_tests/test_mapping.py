@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from teei_ingest.errors import SourceMisbehaves
 from teei_ingest.mapping.columns import Batch, Columns, Items
-from teei_ingest.mapping.decode import Records
+from teei_ingest.mapping.decode import Pages, Records
 from teei_ingest.mapping.plan import Plan, compile_stream, plan
 from teei_ingest.mapping.record import Accepted, Broken, RecordMapper
 from teei_ingest.streams import all_streams
@@ -230,6 +230,16 @@ def test_every_field_with_every_odd_value(name: str) -> None:
             # Alone on its page, each takes the way of Arrow's own cast where it looks plain enough.
             taken += sum(agree(name, one) for one in replaced(path, INSTANTS))
     assert taken > 0
+
+
+@pytest.mark.parametrize("body", [b'{"data": [{"userEmail": "kari.nordmann@acme.example', b'{"data": "kari\xff"}'])
+def test_a_reply_that_cannot_be_read_is_not_in_the_error(body: bytes) -> None:
+    compiled = plan("benevity_volunteers")
+    for decode in (Pages(compiled, "acme-corp"), Records(compiled), Records(compiled).raw):
+        with pytest.raises(SourceMisbehaves) as caught:
+            decode(body)
+        assert "kari" not in str(caught.value)
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 # --- what a broken record is said to be ----------------------------------------------------------------------------

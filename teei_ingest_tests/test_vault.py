@@ -258,6 +258,18 @@ def test_rings_are_private(tmp_path: Path) -> None:
     assert base64.b64encode(MASTER).decode() not in text
 
 
+def test_no_nonce_comes_twice_under_a_master_key(tmp_path: Path) -> None:
+    settings = settings_of({}, tmp_path)
+    nonces = []
+    for company in (ACME, GLOBEX):
+        KeyRing.open(settings, company)
+        for _ in range(3):
+            document = json.loads((tmp_path / "keys" / f"{company.id}.json").read_text())
+            nonces += [base64.b64decode(box)[:12] for boxes in document["keys"].values() for box in boxes.values()]
+            add_version(settings, company, ["seal"])
+    assert len(set(nonces)) == len(nonces) == 2 * (5 + 6 + 7)
+
+
 def test_a_ring_shows_nothing(tmp_path: Path) -> None:
     ring = KeyRing.open(settings_of({}, tmp_path), ACME)
     assert repr(ring).startswith(f"KeyRing({ACME.id}, ")
@@ -277,6 +289,7 @@ def test_wrong_master_key(tmp_path: Path) -> None:
     with pytest.raises(KeyringError, match="needs another master key: set TEEI_MASTER_KEY") as caught:
         KeyRing.open(settings_of({}, tmp_path, OTHER), ACME)
     assert caught.value.exit_code == 3
+    assert caught.value.__suppress_context__
 
 
 def test_lost_keys_are_not_made_anew(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class RowBuffer:
             table = pa.Table.from_batches(batches(), self._schema)
             if not _ascends(table["day"]):
                 table = table.sort_by("day")
-            return table.combine_chunks().to_reader(65_536) if len(table) else table.to_reader()
+            return table.to_reader()
 
         return open_reader
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake import ColumnProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -50,7 +50,20 @@ PROPERTIES: dict[str, str | None] = {
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
 _LOG_RETENTION = "delta.logRetentionDuration"
-_WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=ROW_GROUP)
+# Nor do the files' own footers; and no dictionary of what hardly ever comes twice.
+_WRITER = WriterProperties(
+    compression="ZSTD",
+    compression_level=1,
+    max_row_group_size=ROW_GROUP,
+    default_column_properties=ColumnProperties(statistics_enabled="NONE"),
+    column_properties={
+        **{name: ColumnProperties(statistics_enabled="CHUNK") for name in STATISTICS},
+        **{
+            name: ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
+            for name in ("event_id", "source_id")
+        },
+    },
+)
 
 _FAILURES = (DeltaError, OSError, ValueError, TypeError, RuntimeError)
 _BY_TEXT = (

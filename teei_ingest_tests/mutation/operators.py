@@ -1,7 +1,7 @@
 """Mutants by cosmic-ray's operators; a process of its own, in an environment that has cosmic-ray and nothing of ours.
 
-Reads `{"sources": {file: text}, "sample": n, "seed": s}`, writes a list of `{"file", "line", "operator", "text"}` in
-one line of JSON.
+Reads `{"sources": {file: text}, "sample": n, "seed": s}`, writes `{"mutants": [{"file", "line", "operator",
+"text"}, …]}` in one line.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import random
 import sys
 from collections.abc import Iterator
 
-import cosmic_ray.plugins
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
+import cosmic_ray.plugins  # type: ignore[import-not-found]
+from cosmic_ray.ast import ast_nodes, get_ast  # type: ignore[import-not-found]
+from cosmic_ray.mutating import mutate_code  # type: ignore[import-not-found]
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
             if text is not None and _behaviour(text) != _behaviour(sources[file]):
                 name = operator.removeprefix("core/")
                 found[file, start] = {"file": file, "line": start[0], "operator": name, "text": text}
-    print(json.dumps(list(found.values())))
+    print(json.dumps({"mutants": list(found.values())}))
 
 
 def _places(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:

@@ -38,7 +38,7 @@ def sample(folders: Collection[str], count: int, seed: int) -> list[Mutant]:
     python = environment_of("cosmic-ray", _PACKAGES)
     script = Path(__file__).with_name("operators.py")
     made = []
-    for found in child([str(python), str(script)], order, ROOT, base()):
+    for found in child([str(python), str(script)], order, ROOT, base())["mutants"]:
         file, line = found["file"], found["line"]
         was = sources[file].splitlines()[line - 1].strip()
         name = f"{found['operator']} in line {line}: {was}"
