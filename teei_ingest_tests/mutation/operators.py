@@ -10,6 +10,7 @@ import ast
 import json
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 
 import cosmic_ray.plugins  # type: ignore[import-not-found]
@@ -22,18 +23,19 @@ def main() -> None:
     order = json.loads(sys.stdin.read())
     sources: dict[str, str] = order["sources"]
     chance = random.Random(order["seed"])
-    places = [(file, *place) for file, source in sorted(sources.items()) for place in _places(source)]
-    chance.shuffle(places)
-    found: dict[tuple[str, tuple[int, int]], dict[str, object]] = {}
-    for file, start, operator, occurrence in places:
-        if len(found) == order["sample"]:
+    places: dict[tuple[str, int, int], list[tuple[str, int]]] = defaultdict(list)
+    for file, source in sorted(sources.items()):
+        for (line, column), operator, occurrence in _places(source):
+            places[file, line, column].append((operator, occurrence))
+    drawn: list[dict[str, object]] = []
+    for file, line, column in chance.sample(list(places), len(places)):
+        if len(drawn) == order["sample"]:
             break
-        if (file, start) not in found:
-            text = mutate_code(sources[file], cosmic_ray.plugins.get_operator(operator)(), occurrence)
-            if text is not None and _behaviour(text) != _behaviour(sources[file]):
-                name = operator.removeprefix("core/")
-                found[file, start] = {"file": file, "line": start[0], "operator": name, "text": text}
-    print(json.dumps({"mutants": list(found.values())}))
+        operator, occurrence = chance.choice(places[file, line, column])
+        text = mutate_code(sources[file], cosmic_ray.plugins.get_operator(operator)(), occurrence)
+        if text is not None and _behaviour(text) != _behaviour(sources[file]):
+            drawn.append({"file": file, "line": line, "operator": operator.removeprefix("core/"), "text": text})
+    print(json.dumps({"mutants": drawn}))
 
 
 def _places(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:

@@ -40,7 +40,7 @@ def sample(folders: Collection[str], count: int, seed: int) -> list[Mutant]:
     made = []
     for found in child([str(python), str(script)], order, ROOT, base())["mutants"]:
         file, line = found["file"], found["line"]
-        was = sources[file].splitlines()[line - 1].strip()
-        name = f"{found['operator']} in line {line}: {was}"
+        was, made_of_it = (text.splitlines()[line - 1].strip() for text in (sources[file], found["text"]))
+        name = f"line {line}, {found['operator']}: {was} → {made_of_it}"
         made.append(Mutant(name, file, found["text"], TESTS[file]))
     return made
