@@ -39,8 +39,8 @@ def main() -> int:
         try:
             took = copy.rehearse(sorted({test for mutant in (*ours, *drawn) for test in mutant.tests}))
             print(f"the tests pass without a mutant ({took:.0f} s)", flush=True)
-            lived_named = _try(copy, "named", ours)
-            lived = _try(copy, f"sampled, seed {chosen.seed}", drawn)
+            lived_named = _try(copy, "named", ours) if ours else []
+            lived = _try(copy, f"sampled, seed {chosen.seed}", drawn) if drawn else []
         except TrialError as problem:
             print(problem, file=sys.stderr)
             return 1

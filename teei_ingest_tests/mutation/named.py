@@ -341,7 +341,7 @@ _NAMED = (
     _Named(
         "keys are made anew after a shredding",
         _KEYS,
-        ("test_shred.py::test_nothing_begins_anew_until_the_operator_decides",),
+        ("test_vault.py::test_keys_that_were_destroyed_are_not_made_anew",),
         (
             ("refuse_shredded(settings, company)\n        master", "master"),
             ("                    refuse_shredded(settings, company)\n", ""),
