@@ -225,7 +225,7 @@ class Settings(BaseModel):
     @property
     def is_sandbox(self) -> bool:
         """Whether the sandbox's published key is in force: in a sandbox's home, as long as no other is set."""
-        own_key = self.master_key is not None and self.master_key.get_secret_value() != SANDBOX_MASTER_KEY
+        own_key = self.master_key is not None and not is_published(self.master_key.get_secret_value())
         return not own_key and (self.home == sandbox_home() or (self.home / SANDBOX_FILE).is_file())
 
     def master_key_bytes(self) -> bytes:
@@ -233,7 +233,7 @@ class Settings(BaseModel):
         if self.master_key is None and not self.is_sandbox:
             raise SettingsError(f"set TEEI_MASTER_KEY, 32 bytes in base64; make one with: {_MAKE_A_KEY}")
         text = self.master_key.get_secret_value() if self.master_key else SANDBOX_MASTER_KEY
-        if text == SANDBOX_MASTER_KEY and not self.is_sandbox:
+        if is_published(text) and not self.is_sandbox:
             raise SettingsError(f"TEEI_MASTER_KEY is the sandbox's published key; make one with: {_MAKE_A_KEY}")
         return decode_master_key(text)
 
@@ -249,6 +249,11 @@ def decode_master_key(text: str) -> bytes:
     if len(key) != 32:
         raise ValueError(f"has {len(key)} bytes instead of 32; make one with: {_MAKE_A_KEY}")
     return key
+
+
+def is_published(text: str) -> bool:
+    """Whether a master key is the sandbox's, however it is spelt. Raises ValueError as `decode_master_key`."""
+    return decode_master_key(text) == decode_master_key(SANDBOX_MASTER_KEY)
 
 
 def _read_env_file(path: Path) -> dict[str, str]:

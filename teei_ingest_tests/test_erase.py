@@ -468,6 +468,17 @@ def fails(*_: Any) -> None:
     raise StoreError("no room")
 
 
+def test_what_a_purge_left_is_found_before_it_is_done(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "purge", lambda *_: None)
+        with pytest.raises(StoreError, match=r"something of the person is left in .*volunteer_events.*--resume"):
+            erased(place, KARI)
+    assert pending(place) == 1
+    resume(place.settings, company_of(place))
+    assert pending(place) == 0
+
+
 def on_a_full_disk(environ: dict[str, str]) -> str:
     """In another process whose disk is full as soon as the purge begins: the error's message."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -369,7 +369,7 @@ def test_a_new_master_key_goes_on(place: Filled, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("key", "error", "message"),
     [
-        (SANDBOX_MASTER_KEY, SettingsError, "the sandbox's published one: make one of your own"),
+        (f"{SANDBOX_MASTER_KEY}\n", SettingsError, "the new master key is the sandbox's published one: make one"),
         ("short", SettingsError, "the new master key is not base64; make one with"),
         ("YWJj", SettingsError, "the new master key has 3 bytes instead of 32"),
         ("", SettingsError, "the new master key has 0 bytes"),

@@ -12,6 +12,7 @@ import time
 import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -427,6 +428,9 @@ HARMLESS = [
     "12345678A",
     "AB20240115000123",
     "9999999999999999",
+    "000-12-3456",
+    "123-00-4567",
+    "123-45-0000",
 ]
 
 
@@ -437,6 +441,14 @@ def test_what_identifies_is_found_and_taken_out(personal: str) -> None:
     assert text.scrub(f"Food bank ({personal}), winter") == f"Food bank ({text.MARK}), winter"
     (row,) = rows("benevity_volunteers", [record("benevity_volunteers", "r", AT, {"activityName": f"Ask {personal}"})])
     assert row["activity_name"] == f"Ask {text.MARK}"
+
+
+def test_a_birthday_is_a_day_of_the_year() -> None:
+    first = date(2024, 1, 1)
+    days = {f"{first + timedelta(n):%d%m}" for n in range(366)}
+    dated = {f"{day:02}{month:02}" for day in range(33) for month in range(14)}
+    # Danish, with whatever last digit; where a digit has to fit, it is another country's number.
+    assert {one for one in dated if all(text.is_identifier(f"{one}85-123{last}") for last in range(10))} == days
 
 
 @pytest.mark.parametrize("harmless", HARMLESS)

@@ -39,9 +39,18 @@ def err() -> Console:
     return _console(True)
 
 
+def write(text: str) -> None:
+    """Text on standard output as it is; silently less where whoever reads has enough, as in `teei sql … | head`."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def as_json(value: Any) -> None:
     """One JSON document on standard output, and nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    write(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def mark(state: str) -> Text:

@@ -26,6 +26,7 @@ def sql(
     `SHOW TABLES` lists the views, `DESCRIBE volunteer_events` the columns of one. `current_…` has the latest version of
     every record.
     """
+    from teei_ingest.cli.output import write
     from teei_ingest.settings import Settings
     from teei_ingest.store import open_store
     from teei_ingest.store.sql import query, render
@@ -33,7 +34,7 @@ def sql(
     settings = Settings.load()
     text = sys.stdin.read() if question == "-" else question
     names, rows = query(open_store(settings), text)
-    sys.stdout.write(render(names, rows, format.value) + "\n")
+    write(render(names, rows, format.value))
 
 
 def streams(json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:

@@ -22,7 +22,7 @@ from teei_ingest.pipeline.buffer import RowBuffer
 from teei_ingest.privacy.audit_log import AuditLog
 from teei_ingest.redact.forward import brought_forward
 from teei_ingest.redact.tokens import Pseudonyms
-from teei_ingest.settings import SANDBOX_MASTER_KEY, Settings, decode_master_key
+from teei_ingest.settings import Settings, decode_master_key, is_published
 from teei_ingest.store import open_store
 from teei_ingest.store.rotations import Rotation, Rotations, Stage
 from teei_ingest.store.tables import Store, contracts
@@ -128,11 +128,11 @@ def rotate_master(settings: Settings, new: str, *, why: str = "") -> int:
     old_master = settings.master_key_bytes()
     if settings.is_sandbox:
         raise SettingsError("the sandbox keeps its published master key: there is nothing to rotate")
-    if new.strip() == SANDBOX_MASTER_KEY:
-        raise SettingsError("the new master key is the sandbox's published one: make one of your own")
     problem = ""
     try:
         new_master = decode_master_key(new)
+        if is_published(new):
+            problem = "is the sandbox's published one: make one of your own"
     except ValueError as error:
         problem = str(error)
     if problem:

@@ -44,7 +44,7 @@ def main() -> int:
         except TrialError as problem:
             print(problem, file=sys.stderr)
             return 1
-    return int(bool(lived_named) or len(lived) > (1 - SHARE) * len(drawn))
+    return int(bool(lived_named) or len(drawn) - len(lived) < SHARE * len(drawn))
 
 
 def _try(copy: Copy, title: str, mutants: Sequence[Mutant]) -> list[Mutant]:

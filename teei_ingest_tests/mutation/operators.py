@@ -55,13 +55,20 @@ def _behaviour(source: str) -> str:
     return ast.dump(_Bare().visit(ast.parse(source)))
 
 
+def _called(decorator: ast.expr) -> str:
+    return ast.unparse(decorator).partition("(")[0]
+
+
 class _Bare(ast.NodeTransformer):
+    """Drops annotations, and what remembers the results of functions."""
+
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         node.returns = None
+        node.decorator_list = [one for one in node.decorator_list if _called(one) not in ("cache", "lru_cache")]
         self.generic_visit(node)
         return node
 
