@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from teei_ingest.companies import Company, load_companies
 from teei_ingest.settings import Settings
@@ -143,3 +144,25 @@ def texts_on_disk(folder: Path) -> set[str]:
         elif path.is_file():
             found.add(path.read_bytes().decode(errors="replace"))
     return found
+
+
+class Killed(BaseException):
+    """What no step can catch, as if the process had been killed there."""
+
+
+@contextmanager
+def killed_after(owner: Any, name: str, times: int) -> Iterator[None]:
+    """The block is killed when a step, a function of `owner`, has been done so many times."""
+    real, left = getattr(owner, name), times
+
+    def ending(*args: Any, **others: Any) -> Any:
+        nonlocal left
+        made = real(*args, **others)
+        left -= 1
+        if not left:
+            raise Killed
+        return made
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(owner, name, ending)
+        yield

@@ -31,7 +31,7 @@ from teei_ingest.store import open_store
 from teei_ingest.store.rotations import Rotations, Stage
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.vault.keys import KeyRing, versions
-from teei_ingest_tests.filled import DAY, JOINS, STREAMS, Filled, filled, texts_on_disk
+from teei_ingest_tests.filled import DAY, JOINS, STREAMS, Filled, Killed, filled, killed_after, texts_on_disk
 
 NEW_MASTER = "bmV3IG1hc3RlciBrZXksIDMyIGJ5dGVzIGxvbmcuLi4="
 OLD, NEW = re.compile(r"[ht]1_[0-9a-f]{32}"), re.compile(r"[ht]2_[0-9a-f]{32}")
@@ -234,10 +234,6 @@ def test_a_reader_is_undisturbed_by_rotations_that_are_killed(place: Filled) -> 
     assert place.joins() == {**joins, "versions": [f"t{done.version}_"]}
 
 
-class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
 STEPS = [
     (Rotations, "put", 1),
     (rotate, "add_version", 1),
@@ -249,23 +245,12 @@ STEPS = [
 ]
 
 
-def test_a_rotation_goes_on_from_each_step(place: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rotation_goes_on_from_each_step(place: Filled) -> None:
     joins, company = place.joins(), place.company()
     stages = []
     for owner, name, times in STEPS:
-        real, left = getattr(owner, name), [times]
-
-        def ending(*args: Any, real: Any = real, left: list[int] = left, **others: Any) -> Any:
-            made = real(*args, **others)
-            left[0] -= 1
-            if not left[0]:
-                raise Killed
-            return made
-
-        with monkeypatch.context() as patched:
-            patched.setattr(owner, name, ending)
-            with pytest.raises(Killed):
-                rotate_company(place.settings, company)
+        with killed_after(owner, name, times):
+            rotate_company(place.settings, company)
         stages.append(stage(place))
         pinned = stages[-1] in (Stage.PREPARED, Stage.MIGRATING)
         assert place.joins() == {**joins, "versions": ["t1_" if pinned else "t2_"]}

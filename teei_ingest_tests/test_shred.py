@@ -36,7 +36,7 @@ from teei_ingest.sync import plan_request
 from teei_ingest.vault.keys import KeyRing, has_ring, shredded, tombstone
 from teei_ingest_tests.dagster_parts import BIN, eventually, instance_in
 from teei_ingest_tests.feeding import Ask, Reply, answering, worker
-from teei_ingest_tests.filled import DAY, STREAMS, Filled, filled, texts_on_disk
+from teei_ingest_tests.filled import DAY, STREAMS, Filled, filled, killed_after, texts_on_disk
 from teei_ingest_tests.second_opinion.data import people
 
 TEEI = str(BIN / "teei")
@@ -101,10 +101,6 @@ def test_nothing_is_left(place: Filled) -> None:
     assert place.sync(1, STREAMS[:1]) == []
 
 
-class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
 STEPS: list[tuple[Any, str, int]] = [
     (module, "_write", 1),
     (module, "_write", 2),
@@ -119,22 +115,11 @@ STEPS: list[tuple[Any, str, int]] = [
 ]
 
 
-def test_it_goes_on_from_each_step(place: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_from_each_step(place: Filled) -> None:
     mine, others, bad = place.rows(0), place.rows(1), len(sealed(place, "quarantine"))
     for owner, name, times in STEPS:
-        real, left = getattr(owner, name), [times]
-
-        def ending(*args: Any, real: Any = real, left: list[int] = left, **more: Any) -> Any:
-            made = real(*args, **more)
-            left[0] -= 1
-            if not left[0]:
-                raise Killed
-            return made
-
-        with monkeypatch.context() as patched:
-            patched.setattr(owner, name, ending)
-            with pytest.raises(Killed):
-                end(place, stop=lambda: 1)
+        with killed_after(owner, name, times):
+            end(place, stop=lambda: 1)
         kept = [place.rows(0), sealed(place, "quarantine"), sealed(place, "landing")]
         assert has_ring(place.settings, place.company()) or not any(kept), "the keys go last"
         with pytest.raises(

@@ -419,14 +419,8 @@ class Store:
         raise StoreError(f"others kept writing to {contract.table} for {ATTEMPTS} attempts: run it again")
 
     def _put(self, contract: type[Data], predicate: str, rows: pa.Table) -> int:
-        try:
-            _write(self._table(contract), rows, predicate)
-            return rows.num_rows
-        except _FAILURES as error:
-            if isinstance(error, CommitFailedError) and "os error" not in str(error):
-                raise
-            message = _explain(error, self.uri)
-        raise StoreError(message)
+        self._once(lambda: _write(self._table(contract), rows, predicate))
+        return rows.num_rows
 
     @_clearly
     def _paths(self, files: pafs.FileSystem, folder: str) -> list[str]:
@@ -445,8 +439,12 @@ class Store:
 
     def _delete(self, contract: type[Data], predicate: str) -> int:
         """The number of rows that were deleted. The predicate is in the log until the table is purged."""
+        return int(self._once(lambda: self._table(contract).delete(predicate))["num_deleted_rows"])
+
+    def _once(self, write: Callable[[], T]) -> T:
+        """One attempt; a race that was lost is raised as it is, to be tried again."""
         try:
-            return int(self._table(contract).delete(predicate)["num_deleted_rows"])
+            return write()
         except _FAILURES as error:
             if isinstance(error, CommitFailedError) and "os error" not in str(error):
                 raise
