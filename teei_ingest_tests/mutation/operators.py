@@ -12,6 +12,7 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 
 import cosmic_ray.plugins  # type: ignore[import-not-found]
 from cosmic_ray.ast import ast_nodes, get_ast  # type: ignore[import-not-found]
@@ -33,7 +34,7 @@ def main() -> None:
             break
         operator, occurrence = chance.choice(places[file, line, column])
         text = mutate_code(sources[file], cosmic_ray.plugins.get_operator(operator)(), occurrence)
-        if text is not None and _behaviour(text) != _behaviour(sources[file]):
+        if text is not None and _behaviour(text) not in (None, _behaviour(sources[file])):
             drawn.append({"file": file, "line": line, "operator": operator.removeprefix("core/"), "text": text})
     print(json.dumps({"mutants": drawn}))
 
@@ -50,9 +51,11 @@ def _places(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
             yield start, name, occurrence
 
 
-def _behaviour(source: str) -> str:
-    """A module without what no run depends on: a mutant of `str | None` in a signature is none."""
-    return ast.dump(_Bare().visit(ast.parse(source)))
+def _behaviour(source: str) -> str | None:
+    """A module without what no run depends on: a mutant of `str | None` in a signature is none. None: no Python."""
+    with suppress(SyntaxError):  # of a bare `*` in a signature it makes `**`
+        return ast.dump(_Bare().visit(ast.parse(source)))
+    return None
 
 
 def _called(decorator: ast.expr) -> str:
