@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -259,6 +260,24 @@ def test_processes_make_the_tables_at_once(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "events"), sandbox=True)
     put(store, DirectoryEntry, [event(DirectoryEntry, 1)])
     assert store.rows(DirectoryEntry).num_rows == 1
+
+
+def test_a_store_is_opened_while_its_folder_comes_into_being(tmp_path: Path) -> None:
+    folder, done = tmp_path / "events", threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            folder.mkdir()
+            folder.rmdir()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(3000):
+            Store(str(folder), sandbox=True)
+    finally:
+        done.set()
+        other.join()
 
 
 def _rewrite(uri: str, ready: Any, done: Any) -> None:

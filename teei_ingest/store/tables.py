@@ -471,9 +471,12 @@ class Store:
     def _check_marker(self) -> None:
         files = self._files()
         # In this order: whoever makes a store in the sandbox marks it before its first table.
-        filled = any(
-            info.base_name != MARKER for info in files.get_file_info(pafs.FileSelector("", allow_not_found=True))
-        )
+        everything = pafs.FileSelector("", allow_not_found=True)
+        try:
+            found = files.get_file_info(everything)
+        except FileNotFoundError:  # Arrow looks twice, and another process made the folder in between
+            found = files.get_file_info(everything)
+        filled = any(info.base_name != MARKER for info in found)
         marked = files.get_file_info(MARKER).type is not pafs.FileType.NotFound
         if marked and not self.sandbox:
             raise StoreError(f"{self.uri} holds the sandbox's events: set TEEI_STORE_URI to another place")
