@@ -22,6 +22,7 @@ from teei_ingest.redact.tokens import EventIds, Pseudonyms, normalize_email, uui
 from teei_ingest.vault.keys import KeyRing
 
 SALARY_BAND = 10_000
+_NAMES = 20_000  # that are remembered from one batch to the next
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Redactor:
         self._leaves = leaves(plan.stream.contract)
         self._addresses: dict[str | None, bool] = {}  # whether it is one
         self._tables: dict[str, dict[str | None, str | None]] = {}
+        self._names = _Names()
         self.suppressor = (
             Suppressor(plan.stream.contract, self._namespace, self._pseudonyms, suppression) if suppression else None
         )
@@ -76,7 +78,7 @@ class Redactor:
 
     def __call__(self, batch: Batch) -> Redacted:
         suspects = _Suspects()
-        own = _OwnNames(batch, suspects)
+        own = _OwnNames(batch, suspects, self._names)
         ids = self._ids(batch.source_id, batch.timestamp_ns)
         moments = pa.array(batch.timestamp_ns // 1000, pa.int64()).cast(INSTANT)
         days = pa.array((batch.timestamp_ns // NS_PER_DAY).astype(np.int32), pa.int32()).cast(pa.date32())
@@ -297,18 +299,36 @@ def _harmless_keys(maps: pa.MapArray) -> pa.Array:
     return pa.array(kept, maps.type)
 
 
+class _Names:
+    """Names of people, by the words that they are made of."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, frozenset[str]] = {}
+        self.bearers: dict[str, set[str]] = {}  # word -> names that it is part of
+        self._known: set[tuple[str, ...]] = set()
+
+    def learn(self, said: Iterable[tuple[str, ...]]) -> None:
+        """Know at least the names that records say."""
+        if len(self.words) > _NAMES:
+            for memory in (self.words, self.bearers, self._known):
+                memory.clear()
+        new = set(said).difference(self._known)
+        self._known |= new
+        for name in {name for names in new for name in names if name}.difference(self.words):
+            self.words[name] = text.words(name)
+            for word in self.words[name]:
+                self.bearers.setdefault(word, set()).add(name)
+
+
 class _OwnNames:
     """The names that a batch's records say of people, to be found in the same record's labels."""
 
-    def __init__(self, batch: Batch, suspects: _Suspects) -> None:
+    def __init__(self, batch: Batch, suspects: _Suspects, names: _Names) -> None:
+        names.learn(batch.names)
         self.suspects = suspects
         self._names = batch.names
-        self._words: dict[str, frozenset[str]] = {}
-        self._bearers: dict[str, set[str]] = {}  # word -> names that it is part of
-        for name in {name for names in set(batch.names) for name in names if name}:
-            self._words[name] = text.words(name)
-            for word in self._words[name]:
-                self._bearers.setdefault(word, set()).add(name)
+        self._words = names.words
+        self._bearers = names.bearers
 
     def scrub(self, values: pa.Array, rows: np.ndarray | None) -> pa.Array:
         """Labels without identifiers and without the record's own names."""
