@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from teei_ingest.sandbox.faults import Plan
     from teei_ingest.sandbox.server import SandboxConfig
     from teei_ingest.settings import Settings
     from teei_ingest.sync import Result
@@ -36,16 +38,21 @@ def sandbox(
     bad_ratio: Annotated[
         float, typer.Option(min=0, max=1, help="Share of records that break their contract.")
     ] = BAD_RATIO,
+    faults: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A fault plan (JSON): what goes wrong, where and how often.")
+    ] = None,
 ) -> None:
     """Serve the seven systems on loopback, with invented data, until Ctrl-C.
 
     Every command of `teei` and Dagster in the same home then talks to it. Nothing of yours is removed.
+    docs/faults.md has the faults that a plan can name; `/__sandbox/faults` on the control port changes the plan.
     """
     from teei_ingest.cli import home
     from teei_ingest.cli.output import next_steps, out, program
     from teei_ingest.companies import SANDBOX_COMPANIES
     from teei_ingest.sandbox.server import SandboxConfig, company_id, environment, serve
 
+    plan = _fault_plan(faults)
     settings = home.sandbox_settings()
     known = [(company.slug, str(company.id), company.name) for company in SANDBOX_COMPANIES]
     more = [f"company-{number:04}" for number in range(len(known) + 1, companies + 1)]
@@ -77,7 +84,27 @@ def sandbox(
             )
             out().print("\n[dim]Ctrl-C ends it.[/]")
 
-        serve(config, port, control_port, ready)
+        serve(config, port, control_port, ready, plan)
+
+
+def _fault_plan(file: Path | None) -> Plan | None:
+    """The plan in a file. Raises UsageError with the file's name."""
+    import json
+
+    from teei_ingest.errors import UsageError
+    from teei_ingest.sandbox.faults import Plan
+
+    if file is None:
+        return None
+    try:
+        return Plan.parse(json.loads(file.read_bytes()))
+    except OSError:
+        problem = "cannot be read"
+    except (ValueError, RecursionError):
+        problem = "is not JSON"
+    except UsageError as error:
+        problem = error.message
+    raise UsageError(f"{file}: {problem}")
 
 
 def demo(context: typer.Context) -> None:
@@ -195,8 +222,6 @@ def dev(
 
     Ctrl-C ends all that it started.
     """
-    from pathlib import Path
-
     from teei_ingest.cli import home
     from teei_ingest.cli.dagster_dev import serve_dagster
     from teei_ingest.cli.output import err

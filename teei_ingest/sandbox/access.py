@@ -12,21 +12,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from teei_ingest.sandbox.config import SandboxConfig, credential
+from teei_ingest.sandbox.config import SandboxConfig, credential, owner_of
 from teei_ingest.systems.base import OAuth2, Quota, System
 
-_SLUG = re.compile(r"[a-z0-9-]{1,40}")
+SLUG = re.compile(r"[a-z0-9-]{1,40}")
 
 
 @dataclass(eq=False)
 class Refused(Exception):
-    """An answer that is an error: HTTP status, code, message and further headers; SCIM's code where it has one."""
+    """An answer that is an error: HTTP status, code, message and further headers; SCIM's code where it has one.
+
+    `company` is who asked, as far as that is known.
+    """
 
     status: int
     error: str
     message: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
     scim_type: str | None = None
+    company: str | None = None
 
 
 def unauthorized(message: str) -> Refused:
@@ -54,11 +58,30 @@ class Access:
         self._now = now
         self._tokens: dict[str, _Token] = {}
         self._spent: defaultdict[tuple[str, str], deque[float]] = defaultdict(deque)
+        self._rotated: set[tuple[str, str]] = set()  # credential's owner and company
 
     def reset(self) -> None:
         """Revoke all tokens, forget what was counted."""
         self._tokens.clear()
         self._spent.clear()
+
+    def revoke(self, system: System, company: str) -> None:
+        """A company's tokens are good no more."""
+        revoked = system.name, company
+        self._tokens = {text: token for text, token in self._tokens.items() if (token.system, token.company) != revoked}
+
+    def rotate(self, system: System, company: str) -> bool:
+        """A company's old secret or key is good no more, nor are its tokens; whether it was until now."""
+        rotated = owner_of(system), company
+        if rotated in self._rotated:
+            return False
+        self._rotated.add(rotated)
+        self.revoke(system, company)
+        return True
+
+    def restore(self) -> None:
+        """The old secrets and keys are good again, the new ones no more."""
+        self._rotated.clear()
 
     def token(self, system: System, auth: OAuth2, content_type: str, body: bytes) -> dict[str, object]:
         """The reply to a token request (RFC 6749, section 4.4). Raises Refused."""
@@ -67,8 +90,8 @@ class Access:
         form = dict(parse_qsl(body.decode("latin-1"), keep_blank_values=True))
         if form.get("grant_type") != "client_credentials":
             raise Refused(400, "unsupported_grant_type", "grant_type has to be client_credentials")
-        company = self._owner(system, "client_id", form.get("client_id", ""))
-        if company is None or form.get("client_secret") != credential(system, "client_secret", company):
+        company = self.client(system, body)
+        if company is None or form.get("client_secret") != self._credential(system, "client_secret", company):
             raise Refused(401, "invalid_client", "unknown client or wrong secret")
         scopes = form.get("scope", "").split()
         if not scopes or not set(scopes) <= set(auth.scope.split()):
@@ -83,6 +106,11 @@ class Access:
             "expires_in": ttl,
             "scope": " ".join(scopes),
         }
+
+    def client(self, system: System, body: bytes) -> str | None:
+        """The slug of the company that asks for a token."""
+        form = dict(parse_qsl(body.decode("latin-1"), keep_blank_values=True))
+        return self._owner(system, "client_id", form.get("client_id", ""))
 
     def company(self, system: System, headers: Mapping[bytes, bytes]) -> str:
         """The slug of the company whose credentials the headers carry. Raises Refused."""
@@ -136,11 +164,12 @@ class Access:
         now = self._now()
         self._tokens = {text: token for text, token in self._tokens.items() if token.expires > now}
 
-    @staticmethod
-    def _owner(system: System, name: str, value: str) -> str | None:
-        prefix = credential(system, name, "")
-        slug = value.removeprefix(prefix)
-        return slug if value.startswith(prefix) and _SLUG.fullmatch(slug) else None
+    def _owner(self, system: System, name: str, value: str) -> str | None:
+        slug = value.rpartition(credential(system, name, ""))[2]
+        return slug if SLUG.fullmatch(slug) and value == self._credential(system, name, slug) else None
+
+    def _credential(self, system: System, name: str, slug: str) -> str:
+        return credential(system, name, slug, rotated=(owner_of(system), slug) in self._rotated)
 
 
 def _quota_headers(quota: Quota, remaining: int, left: int) -> tuple[tuple[bytes, bytes], ...]:

@@ -51,10 +51,18 @@ class SandboxConfig:
         return self.companies.get(slug) or company_id(slug)
 
 
-def credential(system: System, name: str, slug: str) -> str:
-    """The value of a company's credential; plainly no secret. Internal systems share one key."""
-    owner = system.shared_credential.lower() if system.shared_credential else system.name
-    return f"sandbox-{owner}-{name.replace('_', '-')}-{slug}"
+_SECRETS = ("client_secret", "api_key")
+
+
+def owner_of(system: System) -> str:
+    """Whose a system's credentials are: internal systems share one key."""
+    return system.shared_credential.lower() if system.shared_credential else system.name
+
+
+def credential(system: System, name: str, slug: str, *, rotated: bool = False) -> str:
+    """The value of a company's credential, or the one after it if it is a secret; plainly no secret."""
+    made = f"sandbox-{owner_of(system)}-{name.replace('_', '-')}-{slug}"
+    return f"rotated-{made}" if rotated and name in _SECRETS else made
 
 
 def environment(config: SandboxConfig, url: str) -> dict[str, str]:

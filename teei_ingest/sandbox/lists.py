@@ -8,14 +8,17 @@ import base64
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
+from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
 
 from teei_ingest.sandbox.access import Refused, unprocessable
 from teei_ingest.sandbox.chance import key, parse
+from teei_ingest.sandbox.changes import Changes, Standing
 from teei_ingest.sandbox.config import credential
 from teei_ingest.sandbox.records import Record, replaced
 from teei_ingest.sandbox.world import DAY_NS, Span, World
@@ -59,8 +62,13 @@ class Lists:
     """All lists of one world."""
 
     def __init__(self, world: World) -> None:
+        self.changes: dict[tuple[str, str], Changes] = {}
         self._world = world
         self._final_spans = lru_cache(maxsize=256)(self._spans)
+
+    def forget(self) -> None:
+        """Forget what was found to be final."""
+        self._final_spans.cache_clear()
 
     def ask(self, system: System, stream: Stream, company: str, query: Mapping[str, str]) -> Ask:
         """What the query of a request asks for. Raises Refused."""
@@ -86,16 +94,26 @@ class Lists:
     def render(self, ask: Ask) -> Page:
         """The page that is asked for."""
         stream = all_streams()[ask.stream]
+        changes = self.changes.get((ask.stream, ask.company))
         if isinstance(stream.paging, Cursor):
-            return self._by_cursor(stream, stream.paging, ask)
-        final = self._world.final_before(ask.until)
+            return (
+                self._by_moment(stream.paging, ask, changes) if changes else self._by_cursor(stream, stream.paging, ask)
+            )
+        final = changes is None and self._world.final_before(ask.until)
+        standing = [one.record for one in changes.standing(ask.since, ask.until)] if changes else []
         parts = (self._final_spans if final else self._spans)(ask.stream, ask.company, ask.since, ask.until)
-        total = parts[1]
+        total = len(standing) if changes else parts[1]
+
+        def read(start: int) -> list[Record]:
+            if changes:
+                return standing[start : start + ask.limit]
+            return self._slice(stream, ask.company, parts, start, ask.limit)
+
         following = None
         body: dict[str, Any]
         if isinstance(stream.paging, PageNumber):
             number = ask.place[0]
-            rows = self._slice(stream, ask.company, parts, (number - 1) * ask.limit, ask.limit)
+            rows = read((number - 1) * ask.limit)
             if number * ask.limit < total:
                 following = ask._replace(place=(number + 1,))
             body = replaced({stream.records: rows}, stream.paging.more, following is not None)
@@ -104,7 +122,7 @@ class Lists:
                 body = replaced(body, f"{parent}/page", number)
         else:
             first = ask.place[0]
-            rows = self._slice(stream, ask.company, parts, first - 1, ask.limit)
+            rows = read(first - 1)
             if rows and first - 1 + len(rows) < total:
                 following = ask._replace(place=(first + len(rows),))
             body = {
@@ -156,10 +174,7 @@ class Lists:
         return rows
 
     def _read(self, stream: Stream, company: str, wanted: Span, whole: Span) -> list[Record]:
-        """Records in the source's order: where it promises none, there is none, but for days cut by the window."""
-        unordered = not isinstance(stream.window, SinceOnly)
-        full = (whole.low, whole.high) == (0, self._world.count(stream.name, company, whole.day))
-        shuffled = unordered and full and self._world.final_before((whole.day + 1) * DAY_NS)
+        shuffled = self._world.is_shuffled(stream.name, company, whole)
         return self._world.records(stream.name, company, wanted, shuffled)
 
     def _by_cursor(self, stream: Stream, paging: Cursor, ask: Ask) -> Page:
@@ -175,12 +190,87 @@ class Lists:
             if cut.high < span.high:
                 next_place = span.day, cut.high
                 break
-        following = self._cursor(stream, ask.company, *next_place) if next_place else None
+        following = self.cursor(ask.stream, ask.company, *next_place) if next_place else None
         body = msgspec.json.encode(replaced({stream.records: rows}, paging.next, following))
         if next_place is None:
             return Page(body, self._world.final_before(ask.until), None)
         final = self._world.final_before(next_place[0] * DAY_NS + 1)
         return Page(body, final, ask._replace(place=next_place))
+
+    def _by_moment(self, paging: Cursor, ask: Ask, changes: Changes) -> Page:
+        """A page of a list with changes: the cursor is the moment of the next record, so that none moves under it."""
+        since = max(ask.since or 0, self._moment(ask))
+        found = list(islice(changes.standing(since, ask.until), ask.limit + 1))
+        place = (found[-1].moment // DAY_NS, found[-1].moment) if len(found) > ask.limit else None
+        following = self.cursor(ask.stream, ask.company, *place) if place else None
+        rows = [one.record for one in found[: ask.limit]]
+        body = replaced({changes.stream.records: rows}, paging.next, following)
+        return Page(msgspec.json.encode(body), False, ask._replace(place=place) if place else None)
+
+    def _moment(self, ask: Ask) -> int:
+        """The moment at which a cursor's page begins."""
+        day, slot = ask.place
+        if slot >= DAY_NS or (day, slot) == (0, 0):
+            return slot
+        return self._world.moment(ask.stream, ask.company, day, slot)
+
+    def records(self, stream: str, company: str, since: int | None, until: int | None) -> list[Record]:
+        """The wire records of a window (ns, either end open) as they are now, by source timestamp."""
+        changes = self.changes.get((stream, company)) or Changes(self._world, all_streams()[stream], company)
+        return [deepcopy(one.record) for one in sorted(changes.standing(since, until), key=lambda one: one.moment)]
+
+    def change(self, ask: Ask, rng: Random, *, served: bool, inside: bool) -> bool:
+        """A record of the list changes: its timestamp moves to the end of its day, or to now. Whether there is one."""
+        changes, chosen = self._choose(ask, rng, served)
+        if chosen is None:
+            return False
+        moment = (chosen.moment // DAY_NS + 1) * DAY_NS - 1_000_000_000 if inside else self._world.now() // 1000 * 1000
+        changes.move(chosen, min(moment, self._world.now()), first=not served)
+        return True
+
+    def vanish(self, ask: Ask, rng: Random, *, served: bool) -> bool:
+        """A record of the list is gone. Whether there is one."""
+        changes, chosen = self._choose(ask, rng, served)
+        if chosen is not None:
+            changes.remove(chosen)
+        return chosen is not None
+
+    def appear(self, ask: Ask, rng: Random, *, first: bool, days_before: int = 0) -> bool:
+        """A record appears in the first day of the list's window, or so many days before it."""
+        changes = self._changes(ask)
+        begin = (ask.since or self._world.now() - DAY_NS) // DAY_NS * DAY_NS
+        end = min(begin + DAY_NS, self._world.now())
+        listed = list(changes.standing(begin, end))
+        if not listed or begin >= end:
+            return False
+        like = rng.choice(listed)
+        if days_before:
+            moment = begin - days_before * DAY_NS + rng.randrange(DAY_NS)
+        elif first:
+            moment = begin + rng.randrange(max(1, listed[0].moment - begin))
+        else:
+            moment = rng.randrange(max(one.moment for one in listed), end)
+        changes.add(like.record, moment, rng, first=first)
+        return True
+
+    def _changes(self, ask: Ask) -> Changes:
+        at = ask.stream, ask.company
+        return self.changes.setdefault(at, Changes(self._world, all_streams()[ask.stream], ask.company))
+
+    def _choose(self, ask: Ask, rng: Random, served: bool) -> tuple[Changes, Standing | None]:
+        """A record that was served up to the end of a page, or one that is still to come."""
+        changes = self._changes(ask)
+        stream, since, until = changes.stream, ask.since, ask.until
+        if until is None and since is not None:
+            until = (since // DAY_NS + 1) * DAY_NS
+        listed = list(changes.standing(since, until))
+        if isinstance(stream.paging, Cursor):
+            begin = self._moment(ask)
+            border = sum(one.moment < begin for one in listed) + ask.limit
+        else:
+            border = ask.place[0] * ask.limit if isinstance(stream.paging, PageNumber) else ask.place[0] - 1 + ask.limit
+        candidates = listed[:border] if served else listed[border:]
+        return changes, rng.choice(candidates) if candidates else None
 
     def _from(self, ask: Ask) -> Iterator[Span]:
         """What is left of a window from a cursor's place on."""
@@ -193,9 +283,10 @@ class Lists:
             if low < span.high:
                 yield Span(day, low, span.high)
 
-    def _cursor(self, stream: Stream, company: str, day: int, slot: int) -> str:
+    def cursor(self, stream: str, company: str, day: int, slot: int) -> str:
+        """The cursor of the page that begins with a slot, or, where records changed, with a moment in ns."""
         place = f"{day}.{slot}"
-        text = f"{place}.{key(self._world.config.seed, stream.name, company, place) & 0xFFFFFFFF:08x}"
+        text = f"{place}.{key(self._world.config.seed, stream, company, place) & 0xFFFFFFFF:08x}"
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     def _place(self, stream: Stream, company: str, cursor: str | None) -> tuple[int, int]:
@@ -207,7 +298,7 @@ class Lists:
             place = int(day), int(slot)
         except ValueError:
             place = None
-        if place is None or self._cursor(stream, company, *place) != cursor:
+        if place is None or self.cursor(stream.name, company, *place) != cursor:
             raise unprocessable("unknown cursor")
         return place
 

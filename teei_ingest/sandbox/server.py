@@ -11,19 +11,23 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from teei_ingest.errors import TeeiError, UsageError
 from teei_ingest.sandbox.app import Sandbox, controls
 from teei_ingest.sandbox.config import COMPANIES, HEADER, SandboxConfig, company_id, environment
+from teei_ingest.sandbox.faults import Plan
 from teei_ingest.sandbox.sign import sign
+from teei_ingest.sandbox.tls import Untrusted
 from teei_ingest.sandbox.world import truth
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "environment",
     "running",
     "serve",
+    "serving",
     "sign",
     "truth",
 ]
@@ -46,7 +51,7 @@ _END_S = 5
 
 @dataclass(frozen=True)
 class Running:
-    """A sandbox in a process of its own."""
+    """A sandbox that answers."""
 
     url: str
     control_url: str
@@ -66,10 +71,26 @@ class Running:
         pages: int = self._control("render", {"path": path, "query": query, "company": company})["pages"]
         return pages
 
-    def _control(self, name: str, body: dict[str, str] | None = None) -> Any:
+    def faults(self, plan: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Set the fault plan (HTTPError 422: it is wrong), or ask for it: its JSON, with how often each fired."""
+        found: dict[str, Any] = self._control("faults", plan)
+        return found
+
+    def no_faults(self) -> None:
+        """End the fault plan and all that it did, but for records that changed."""
+        self._control("faults", method="DELETE")
+
+    def records(self, stream: str, company: str, **window: str) -> list[dict[str, Any]]:
+        """The truth: the wire records of a window (`since`, `until`) as they are now, by source timestamp."""
+        query = urllib.parse.urlencode({"stream": stream, "company": company, **window})
+        found: list[dict[str, Any]] = self._control(f"records?{query}")["records"]
+        return found
+
+    def _control(self, name: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.control_url}/__sandbox/{name}", data, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self.control_url}/__sandbox/{name}", data, timeout=600) as response:
+        with opener.open(request, timeout=600) as response:
             return json.loads(response.read() or b"null")
 
 
@@ -86,15 +107,15 @@ def serve(
     port: int,
     control_port: int,
     ready: Callable[[str, str], None] = lambda url, control_url: None,
+    faults: Plan | None = None,
 ) -> None:
     """Serve on loopback until SIGINT or SIGTERM; 0 takes free ports, `ready` is told the addresses.
 
     Raises UsageError if a port is taken.
     """
     sockets = [_listen(port), _listen(control_port)]
-    urls = [f"http://{_HOST}:{listening.getsockname()[1]}" for listening in sockets]
-    sandbox = Sandbox(config)
-    servers = [_server(sandbox), _server(controls(sandbox))]
+    urls = list(map(_url, sockets))
+    servers = _servers(Sandbox(config, faults=faults))
 
     async def both() -> None:
         def end() -> None:
@@ -108,6 +129,29 @@ def serve(
 
     with asyncio.Runner(loop_factory=servers[0].config.get_loop_factory()) as runner:
         runner.run(both())
+
+
+@contextmanager
+def serving(sandbox: Sandbox) -> Iterator[Running]:
+    """A sandbox on ports of this process, in a thread, so that clock, faults and truth are at hand."""
+    sockets = [_listen(0), _listen(0)]
+    servers = _servers(sandbox)
+
+    async def both() -> None:
+        await asyncio.gather(*(server.serve([at]) for server, at in zip(servers, sockets, strict=True)))
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=servers[0].config.get_loop_factory()) as runner:
+            runner.run(both())
+
+    thread = threading.Thread(target=work, name="sandbox", daemon=True)
+    thread.start()
+    try:
+        yield Running(_url(sockets[0]), _url(sockets[1]), os.getpid())
+    finally:
+        for server in servers:
+            server.should_exit = True
+        thread.join(_END_S)
 
 
 @contextmanager
@@ -173,16 +217,45 @@ def _listen(port: int) -> socket.socket:
     raise UsageError(f"port {port} on {_HOST} is taken; choose another, or 0 for a free one")
 
 
-def _server(app: Any) -> uvicorn.Server:
+def _url(listening: socket.socket) -> str:
+    return f"http://{_HOST}:{listening.getsockname()[1]}"
+
+
+def _servers(sandbox: Sandbox) -> list[uvicorn.Server]:
+    """The systems', and the controls'."""
+
+    class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        """HTTP, whose replies may be written to the connection itself, and what there is of TLS."""
+
+        _untrusted: Untrusted | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.app_state: dict[str, Any] = {**self.app_state, "transport": transport}
+
+        def data_received(self, data: bytes) -> None:
+            if self._untrusted is None and Untrusted.speaks(data) and (entry := sandbox.faults.on_connection()):
+                self._untrusted = Untrusted(str(entry.parameters["certificate"]))
+            if self._untrusted is None:
+                super().data_received(data)
+            else:
+                self._untrusted.answer(self.transport, data)
+
+    return [_server(sandbox, Protocol), _server(controls(sandbox))]
+
+
+def _server(app: Any, protocol: Any = "auto") -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             app,
+            http=protocol,
             access_log=False,
             log_config=None,
             lifespan="off",
             ws="none",
             proxy_headers=False,
             server_header=False,
+            date_header=False,  # the sandbox has a clock of its own
             timeout_keep_alive=75,
             timeout_graceful_shutdown=1,
         )

@@ -19,7 +19,7 @@ from teei_ingest.sandbox.config import COMPANIES, DEMO_DAYS, SandboxConfig
 from teei_ingest.sandbox.people import staff
 from teei_ingest.sandbox.records import Draw, Maker, Record, loosen, maker_of, namesake, replaced, spoil
 from teei_ingest.streams import all_streams
-from teei_ingest.streams.base import Stream
+from teei_ingest.streams.base import SinceOnly, Stream
 
 DAY_NS = 86_400_000_000_000
 
@@ -60,7 +60,7 @@ class World:
 
     def __init__(self, config: SandboxConfig, now: Callable[[], int] = time.time_ns) -> None:
         self.config = config
-        self._now = now
+        self.now = now
         self._first = (config.first_day - EPOCH).days
         self._last = (config.last_day - EPOCH).days if config.last_day else None
         self._days: OrderedDict[tuple[str, str, int], Day] = OrderedDict()
@@ -69,7 +69,7 @@ class World:
 
     def final_before(self, moment: int | None) -> bool:
         """Whether nothing before a moment (ns; None: ever) can be added any more."""
-        today = self._now() // DAY_NS
+        today = self.now() // DAY_NS
         if self._last is not None and self._last < today:
             return True
         return moment is not None and moment <= today * DAY_NS
@@ -105,7 +105,7 @@ class World:
         """What a window (ns since 1970, either end open) holds of a day, as far as the day has passed."""
         if day < self._first or (self._last is not None and day > self._last):
             return Span(day, 0, 0)
-        start, now = day * DAY_NS, self._now()
+        start, now = day * DAY_NS, self.now()
         low, high = 0, self.count(stream, company, day)
         if since is not None and since > start:
             low = self._first_slot(self._day(stream, company, day), since)
@@ -116,7 +116,7 @@ class World:
 
     def days(self, since: int | None, until: int | None) -> range:
         """The days that a window touches."""
-        now = self._now()
+        now = self.now()
         end = now if until is None else min(now, until)
         first = self._first if since is None else max(self._first, since // DAY_NS)
         last = (end - 1) // DAY_NS
@@ -129,6 +129,10 @@ class World:
 
         Shuffled: slots mean places in a fixed order that has nothing to do with time.
         """
+        return [record for _, record in self.slots(stream, company, span, shuffled)]
+
+    def slots(self, stream: str, company: str, span: Span, shuffled: bool) -> list[tuple[int, Record]]:
+        """The same records, each behind its slot."""
         while self._made > _KEPT and len(self._days) > 1:
             _, evicted = self._days.popitem(last=False)
             self._made -= len(evicted.made)
@@ -136,7 +140,18 @@ class World:
         slots: Iterable[int] = range(span.low, span.high)
         if shuffled:
             slots = (_shuffle(slot, day.slots) for slot in slots)
-        return [self._record(day, slot) for slot in slots]
+        return [(slot, self._record(day, slot)) for slot in slots]
+
+    def is_shuffled(self, stream: str, company: str, whole: Span) -> bool:
+        """Whether what a window holds of a day comes without order: where the source promises none, whole days do."""
+        if isinstance(all_streams()[stream].window, SinceOnly):
+            return False
+        full = (whole.low, whole.high) == (0, self.count(stream, company, whole.day))
+        return full and self.final_before((whole.day + 1) * DAY_NS)
+
+    def moment(self, stream: str, company: str, day: int, slot: int) -> int:
+        """The source timestamp of a slot, in ns since 1970."""
+        return self._slot(self._day(stream, company, day), slot)[0]
 
     def _day(self, stream: str, company: str, number: int) -> Day:
         at = (stream, company, number)
