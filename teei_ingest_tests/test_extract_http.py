@@ -116,10 +116,15 @@ def test_what_may_pass_is_tried_again(source: Callable[..., Source], clock: Cloc
         assert doubled <= slept <= doubled + 1
 
 
+def asked_for(server: Server) -> int:
+    """Requests for the path; a source that fails for good is asked for its health, too."""
+    return sum(ask.path == f"/base{PATH}" for ask in server.asked)
+
+
 def test_the_wait_doubles_up_to_its_limit(source: Callable[..., Source], clock: Clock) -> None:
     with serving(lambda ask: Answer(500)) as server, pytest.raises(SourceDown, match="status 500"):
         source(server, TEEI_MAX_RETRIES=6).get(PATH, {})
-    assert len(server.asked) == 7
+    assert asked_for(server) == 7
     assert clock.slept[-2:] == [10, 10]
 
 
@@ -160,7 +165,7 @@ def test_after_all_tries_the_error_says_what_to_do(
 ) -> None:
     with serving(lambda ask: Answer(status)) as server, pytest.raises(error):
         source(server).get(PATH, {})
-    assert len(server.asked) == 4
+    assert asked_for(server) == 4
 
 
 def _after_seconds(clock: Clock) -> str:
@@ -189,6 +194,16 @@ def test_a_wait_that_is_asked_for_wins_and_costs_no_try(
     assert clock.slept == pytest.approx([7.0] * 9)
 
 
+def test_the_end_of_a_quotas_window_is_no_wait_after_a_server_error(
+    source: Callable[..., Source], clock: Clock
+) -> None:
+    headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "99", "X-RateLimit-Reset": "60"}
+    with serving(lambda ask: Answer(500, headers=headers)) as server, pytest.raises(SourceDown):
+        source(server, "goodera").get(PATH, {})
+    assert asked_for(server) == 4
+    assert sum(clock.slept) < 20
+
+
 @pytest.mark.parametrize("header", ["0", "-5", "soon", "Mon, 01 Jan 2001 00:00:00 GMT", "", "1e3"])
 def test_a_wait_of_nothing_is_no_wait(source: Callable[..., Source], clock: Clock, header: str) -> None:
     with serving(lambda ask: Answer(429, headers={"Retry-After": header})) as server, pytest.raises(RateLimited):
@@ -207,7 +222,7 @@ def test_all_waits_together_have_a_limit(
     ):
         source(server).get(PATH, {})
     assert clock.slept == pytest.approx([400, 400])
-    assert len(server.asked) == 3
+    assert asked_for(server) == 3
 
 
 def test_a_wait_beyond_the_limit_is_not_begun(source: Callable[..., Source], clock: Clock) -> None:

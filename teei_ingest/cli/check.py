@@ -13,6 +13,7 @@ from teei_ingest.cli.complete import company_slugs
 
 if TYPE_CHECKING:
     from teei_ingest.companies import Companies, Company
+    from teei_ingest.extract.circuit import Down
     from teei_ingest.settings import Settings
 
 HEALTHY, UNHEALTHY, UNCONFIGURED = "healthy", "unhealthy", "unconfigured"
@@ -29,6 +30,7 @@ class Pulse:
     status: str
     response_ms: float | None = None
     problem: str = ""
+    down: Down | None = None
 
 
 def health(
@@ -39,7 +41,8 @@ def health(
 ) -> None:
     """Ask every system of every company whether it is well, all at once.
 
-    One request each, no retries. Exit code 4 if any is unhealthy.
+    One request each, no retries. Where a system is known to be down, it says since when, and when it is asked again.
+    Exit code 4 if any is unhealthy.
     """
     from teei_ingest.cli import home
     from teei_ingest.cli.output import as_json, err
@@ -81,6 +84,9 @@ def _pulse(settings: Settings, companies: Companies, company: Company, system: s
         answer = probe(all_systems()[system], credentials, settings)
     except TeeiError as error:
         return Pulse(company.slug, system, UNHEALTHY, problem=error.message)
+    if answer.error:
+        problem = f"{answer.down}, or now by `teei sync`" if answer.down else answer.error.message
+        return Pulse(company.slug, system, UNHEALTHY, problem=problem, down=answer.down)
     return Pulse(company.slug, system, HEALTHY, round(answer.response_ms, 1))
 
 
@@ -103,11 +109,16 @@ def _reply(found: Sequence[Pulse]) -> dict[str, Any]:
                 "responseTime": pulse.response_ms,
                 "lastCheck": now,
                 "error": pulse.problem or None,
+                "down": {"since": _iso(pulse.down.since), "nextProbe": _iso(pulse.down.next)} if pulse.down else None,
             }
             for pulse in found
         ],
         "timestamp": now,
     }
+
+
+def _iso(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _show_health(found: Sequence[Pulse]) -> None:

@@ -48,7 +48,7 @@ class BearerToken:
 
     def __init__(self, auth: OAuth2, credentials: SystemCredentials, post: Post, clock: Callable[[], float]) -> None:
         client_id, client_secret = (getattr(credentials, name) for name in auth.credentials)
-        self._form = {
+        self.form = {
             "grant_type": "client_credentials",
             "client_id": client_id,
             "client_secret": client_secret,
@@ -76,7 +76,7 @@ class BearerToken:
 
     def _renew(self, caller: Caller) -> None:
         asked_at = self._clock()
-        token, lifetime = self._parse(self._post(self._path, self._form, caller), caller)
+        token, lifetime = self._parse(self._post(self._path, self.form, caller), caller)
         self._value = f"Bearer {token}"
         self._renew_at = asked_at + lifetime - min(_SKEW_S, lifetime * _SKEW_SHARE)
 

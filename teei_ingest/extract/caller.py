@@ -15,7 +15,7 @@ class Cancelled(SourceError):
 
 
 class Unreachable(SourceDown):
-    """Nothing answers at all, so that asking for less is of no use."""
+    """Nothing answers at all, or the circuit is open, so that asking for less is of no use."""
 
 
 class UnsupportedFilter(SourceMisbehaves):

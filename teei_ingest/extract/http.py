@@ -5,11 +5,13 @@ Belongs here: everything between a path with parameters and the bytes of a JSON 
 """
 
 import logging
+import math
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException
@@ -32,9 +34,10 @@ from teei_ingest.errors import (
 )
 from teei_ingest.extract.auth import BearerToken, KeyHeader
 from teei_ingest.extract.caller import Caller, Cancelled, Unreachable, UnsupportedFilter
+from teei_ingest.extract.circuit import Down, circuit_for
 from teei_ingest.extract.quota import quota_for
 from teei_ingest.settings import Settings
-from teei_ingest.systems.base import ApiKey, System
+from teei_ingest.systems.base import ApiKey, OAuth2, System
 from teei_ingest.vault.credentials import SystemCredentials
 
 T = TypeVar("T")
@@ -46,6 +49,9 @@ SANDBOX_HEADER = "X-TEEI-Sandbox"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 3
 _CONNECTIONS = 32
+_PROBE_TIMEOUT_S = 5.0
+# So long nothing else asks whether a system is down that answered its probe.
+_WELL_S = 30.0
 _OBJECT_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 # At DEBUG it prints query strings, at WARNING whole addresses whose replies have odd headers.
@@ -92,8 +98,9 @@ class _Patience:
 class Source:
     """One system × company in a run; its streams share connections, token and quota, each in its own thread.
 
-    `clock` gives seconds since 1970; `sleep` waits for seconds or until the event is set. `requests` counts
-    all requests made, tokens and retries included.
+    `clock` gives seconds since 1970; `sleep` waits for seconds or until the event is set. `typed_at` is when a person
+    typed the command that wants this, who gets one request through an open circuit. `requests` counts all requests
+    made, tokens and retries included.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class Source:
         *,
         clock: Callable[[], float] = time.time,
         sleep: Sleep = lambda seconds, cancel: cancel.wait(seconds),
+        typed_at: float | None = None,
     ) -> None:
         self.system = system
         self.company = credentials.company
@@ -113,8 +121,11 @@ class Source:
         self._clock = clock
         self._sleep = sleep
         self._is_sandbox = settings.is_sandbox
-        self._counting = threading.Lock()
+        self._counting, self._judging = threading.Lock(), threading.Lock()
         self._quota = quota_for(system, credentials, settings, clock)
+        self._circuit = circuit_for(system, credentials, settings, clock)
+        self._typed_at = typed_at
+        self._answered = self._well_until = -math.inf
         self._auth = (
             KeyHeader(system.auth, credentials)
             if isinstance(system.auth, ApiKey)
@@ -155,15 +166,26 @@ class Source:
         if the filter is refused; Cancelled.
         """
         caller = caller or Caller()
+        begun = self._clock()
+        self._pass(caller)
         tenant = self.system.tenant_param
         account = {tenant: getattr(self._credentials, self.system.tenant)} if tenant else {}
         request = self._prepared(path, caller)
         address = request.url
         request.url = f"{address}?{urlencode({**account, **params}, quote_via=quote)}"
         try:
-            return self._authenticated(request, caller, filtered)
+            body = self._authenticated(request, caller, filtered)
+            self._answered = self._clock()
+            return body
+        except SourceDown as failure:
+            error = failure
         finally:
             request.url = address
+        raise self._judged(error, begun, caller)
+
+    def now(self) -> datetime:
+        """The moment, by the clock that this client was given."""
+        return datetime.fromtimestamp(self._clock(), UTC)
 
     def authenticate(self, caller: Caller | None = None) -> None:
         """Have a token, or a key; makes a request only if there is no token."""
@@ -180,7 +202,14 @@ class Source:
             response.close()
             return response.status_code
 
-        return self._patiently(attempt, caller)
+        status = self._patiently(attempt, caller)
+        self._circuit.close()
+        return status
+
+    @property
+    def down(self) -> Down | None:
+        """Since when the system is down, if it is known to be."""
+        return self._circuit.down()
 
     def error(self, kind: type[SourceError], message: str, caller: Caller) -> SourceError:
         """An error of this source."""
@@ -226,7 +255,9 @@ class Source:
             return self._json(response, caller)
 
         request = requests.Request("POST", self._address(path), data=form, headers=self._headers()).prepare()
-        return self._patiently(attempt, caller)
+        reply = self._patiently(attempt, caller)
+        self._circuit.close()
+        return reply
 
     def _get_once(self, request: requests.PreparedRequest, caller: Caller, filtered: bool) -> bytes:
         return self._json(self._follow(request, caller, filtered=filtered), caller)
@@ -270,15 +301,17 @@ class Source:
 
     def _patiently(self, attempt: Callable[[], T], caller: Caller) -> T:
         """The first try is made without tenacity, which costs a tenth of a request."""
+        begun = self._clock()
         try:
-            return attempt()
+            return self._tried(attempt, begun, caller)
         except _Temporary as temporary:
             failed = [temporary]
 
         def again() -> T:
             if failed:
                 raise failed.pop()
-            return attempt()
+            self._pass(caller)
+            return self._tried(attempt, begun, caller)
 
         patience = _Patience(self._settings, caller.retries)
         retrying = tenacity.Retrying(
@@ -293,6 +326,86 @@ class Source:
         except _Temporary as temporary:
             error = temporary.error
         raise error
+
+    def _tried(self, attempt: Callable[[], T], begun: float, caller: Caller) -> T:
+        """One try. Where nothing answers for so long that no retry would have begun later, ask whether it is down."""
+        try:
+            return attempt()
+        except _Temporary as temporary:
+            if not isinstance(temporary.error, Unreachable) or self._clock() - begun < self._settings.retry_max_s:
+                raise
+            failure = temporary
+        error = self._judged(failure.error, begun, caller)
+        raise failure if error is failure.error else error
+
+    # --- is it down? ------------------------------------------------------------------------------------------
+
+    def _pass(self, caller: Caller) -> None:
+        """Return at once as long as the circuit is closed; where it is open, raise Unreachable.
+
+        The one whose turn it is asks the system's probe, and the others wait for the outcome.
+        """
+        while down := self._circuit.down():
+            if self._answered > down.asked:
+                self._circuit.close()
+                return
+            if self._circuit.may_ask(2 * _PROBE_TIMEOUT_S, self._typed_at):
+                problem = self._probe(caller)
+                if not problem:
+                    self._circuit.close()
+                    return
+                down = self._circuit.open(problem)
+            else:
+                now = self._circuit.down()  # somebody may have begun to ask since
+                if now is None or self._circuit.is_asked(now):
+                    self._pause(caller, 0.1)
+                    continue
+                down = now
+            raise self._is_down(down, caller)
+
+    def _judged(self, error: SourceError, begun: float, caller: Caller) -> SourceError:
+        """The error, or that the system is down.
+
+        A system that answers 500 for one bad day, or hangs for one stream, still answers its probe or somebody else.
+        """
+        with self._judging:
+            if self._answered > begun or self._clock() < self._well_until:
+                return error
+            down = self._circuit.down()  # somebody else may have found out meanwhile
+            if down is None:
+                if not self._probe(caller):
+                    return error
+                down = self._circuit.open(error.message.partition(";")[0])
+            return self._is_down(down, caller)
+
+    def _is_down(self, down: Down, caller: Caller) -> SourceError:
+        return self.error(Unreachable, f"{down}, or now by `teei sync`", caller)
+
+    def _probe(self, caller: Caller) -> str:
+        """Ask the health path, or for a token where there is none, once. Empty if anything but a server error comes."""
+        self._go_on(caller)
+        system, auth = self.system, self.system.auth
+        address = self._address(auth.token_path if isinstance(auth, OAuth2) else system.health_path or "/")
+        made = (
+            requests.Request("POST", address, data=self._auth.form, headers=self._headers())
+            if isinstance(self._auth, BearerToken)
+            else requests.Request("GET", address, headers=self._headers())
+        )
+        given = self._settings
+        limits = tuple(min(_PROBE_TIMEOUT_S, limit) for limit in (given.connect_timeout_s, given.read_timeout_s))
+        try:
+            response = self._send(made.prepare(), caller, timeout=limits)
+        except _Temporary as temporary:
+            return temporary.error.message.partition(";")[0]
+        except SourceMisbehaves:
+            status = 0
+        else:
+            status = response.status_code
+            response.close()
+        if status >= 500:
+            return f"answers with status {status}"
+        self._well_until = self._clock() + _WELL_S
+        return ""
 
     def _pause(self, caller: Caller, seconds: float) -> None:
         self._sleep(seconds, caller.cancel)
@@ -336,13 +449,14 @@ class Source:
             response.close()
             raise
 
-    def _send(self, request: requests.PreparedRequest, caller: Caller) -> requests.Response:
+    def _send(self, request: requests.PreparedRequest, caller: Caller, **options: Any) -> requests.Response:
+        given = self._send_options | options
         with self._counting:
             self.requests += 1
         caller.requests += 1
         try:
             # Session.send would follow a redirect one step and read its body, however long.
-            return self._adapter.send(request, **self._send_options)
+            return self._adapter.send(request, **given)
         except requests.exceptions.SSLError:
             problem = "cannot be trusted: its TLS certificate is not valid for this host, or it has none"
         except requests.exceptions.ProxyError:
@@ -350,7 +464,7 @@ class Source:
         except (requests.exceptions.ConnectTimeout, requests.exceptions.ConnectionError):
             problem = "cannot be reached, or hangs up"
         except requests.exceptions.Timeout:
-            problem = f"does not answer within {self._settings.read_timeout_s:g} s (TEEI_READ_TIMEOUT_S)"
+            problem = f"does not answer within {given['timeout'][1]:g} s (TEEI_READ_TIMEOUT_S)"
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
             problem = ""
         if not problem:
@@ -358,11 +472,14 @@ class Source:
         raise _Temporary(self.error(Unreachable, f"{problem}; try again later", caller))
 
     def _share_limits(self, response: requests.Response) -> None:
+        """What a source says of its quota to one, it says to everybody with the key."""
         headers = response.headers
+        after = 0.0
         if response.status_code == 429:
-            if after := self._asked_wait(headers):
-                self._quota.block(after)
-        elif headers.get("X-RateLimit-Remaining", "").strip() == "0" and (after := self._reset(headers)):
+            after = self._asked_wait(headers) or self._settings.retry_initial_s
+        elif headers.get("X-RateLimit-Remaining", "").strip() == "0":
+            after = self._asked_wait(headers)
+        if after:
             self._quota.block(after)
 
     def _refusal(
@@ -381,7 +498,7 @@ class Source:
             return _Temporary(self._rate_limited(caller), after=self._asked_wait(response.headers))
         if status == 408 or status >= 500:
             error = self.error(SourceDown, f"answers with status {status}; try again later", caller)
-            return _Temporary(error, after=self._asked_wait(response.headers))
+            return _Temporary(error, after=self._retry_after(response.headers))
         return self.error(
             SourceMisbehaves,
             f"answers with status {status}; check the base address, then ask the vendor",
@@ -398,14 +515,18 @@ class Source:
         )
 
     def _asked_wait(self, headers: Mapping[str, str]) -> float:
-        """Seconds of `Retry-After` (RFC 9110, section 10.2.3), else until the limit is reset; 0 if none is asked."""
+        """Seconds of `Retry-After`, else until the limit is reset; 0 if none is asked."""
+        return self._retry_after(headers) or self._reset(headers)
+
+    def _retry_after(self, headers: Mapping[str, str]) -> float:
+        """Seconds of `Retry-After` (RFC 9110, section 10.2.3); 0 if none is asked."""
         text = headers.get("Retry-After", "").strip()
         if re.fullmatch(r"[0-9]{1,9}", text):
             return float(text)
         try:
             return max(0.0, parsedate_to_datetime(text).timestamp() - self._clock())
         except (ValueError, TypeError, IndexError, OverflowError):
-            return self._reset(headers)
+            return 0.0
 
     def _reset(self, headers: Mapping[str, str]) -> float:
         """Seconds until the source's window begins anew; some say it as a moment since 1970."""
@@ -425,12 +546,21 @@ class Source:
         """The whole body, as far as can be seen without decoding it a JSON object."""
         limit = self._settings.max_response_mb << 20
         body: bytes | None = None
+        fits = True
         try:
             body = response.raw.read(limit + 1, decode_content=True)
         except (urllib3.exceptions.HTTPError, HTTPException, OSError):
             pass
+        except MemoryError:
+            fits = False
         finally:
             response.close()
+        if not fits:
+            raise self.error(
+                SourceMisbehaves,
+                "sends a reply that does not fit into memory; give more, or lower TEEI_MAX_RESPONSE_MB",
+                caller,
+            )
         if body is not None and len(body) > limit:
             raise self.error(
                 SourceMisbehaves,

@@ -85,6 +85,9 @@ class Quota:
             # The moment is taken inside the lock: a request must not leave later than it is counted.
             with self._lock, self._bucket.lock:
                 item = RateItem("", int(self._clock() * 1000))
+                newest = self._bucket.peek(0)
+                if newest and newest.timestamp > item.timestamp:
+                    self._set_back(item.timestamp)
                 if self._bucket.put(item):
                     self._bucket.leak(item.timestamp)
                     return 0.0
@@ -95,8 +98,16 @@ class Quota:
             pass
         raise self._unusable()
 
+    def _set_back(self, now_ms: int) -> None:
+        """The clock was set back: what was counted later than now was at the latest now."""
+        assert self._bucket
+        table, moment = self._bucket.table, {"now": now_ms}
+        with self._bucket.conn as connection:
+            connection.execute(f"UPDATE '{table}' SET item_timestamp = :now WHERE item_timestamp > :now", moment)
+
     def _blocked(self) -> float:
-        return max(0.0, self._blocked_until() - self._clock())
+        seconds = max(0.0, self._blocked_until() - self._clock())
+        return seconds if seconds <= _LONGEST_BLOCK_S else 0.0  # so long it never was: the clock was set back
 
     def _blocked_until(self) -> float:
         with suppress(OSError, ValueError):
