@@ -69,8 +69,15 @@ def asked(server: Server) -> list[dict[str, str]]:
     return [ask.query for ask in server.asked if ask.method == "GET"]
 
 
+def asks_for_changes(ask: dict[str, str]) -> bool:
+    """Whether it asks for what changed since the reading began, by the clock of these tests."""
+    return ask["since"] == "2024-01-15T09:55:00Z"
+
+
 def numbered(total: int, *, at_most: int = 100) -> Callable[[Ask], Answer | None]:
     def script(ask: Ask) -> Answer:
+        if asks_for_changes(ask.query):
+            return Answer.of({"records": [], "hasMore": False})
         size = min(int(ask.query["limit"]), at_most)
         beyond = int(ask.query["page"]) * size
         return Answer.of({"records": records(beyond - size, min(beyond, total)), "hasMore": beyond < total})
@@ -82,7 +89,7 @@ def test_pages_by_number(begin: Begin) -> None:
     with serving(numbered(1250)) as server:
         reading = begin(server, BENEVITY)
         assert ids(reading) == [f"id-{number}" for number in range(1250)]
-    assert reading.requests == 14
+    assert reading.requests == 15  # a token, 13 pages, and what changed meanwhile
     assert reading.pages == 13
     assert reading.filtered_by_source
     assert asked(server)[1] == {
@@ -99,7 +106,8 @@ def test_no_request_too_many(begin: Begin, total: int, requests: int) -> None:
     with serving(numbered(total)) as server:
         reading = begin(server, BENEVITY)
         assert len(ids(reading)) == total
-    assert len(asked(server)) == reading.pages == requests
+    assert len([ask for ask in asked(server) if not asks_for_changes(ask)]) == reading.pages == requests
+    assert sum(map(asks_for_changes, asked(server))) == (requests > 1)
 
 
 def test_a_page_size_is_a_wish_on_both_sides(begin: Begin) -> None:
@@ -316,8 +324,8 @@ def test_a_window_of_many_days_is_one_reading(begin: Begin) -> None:
     with serving(numbered(450)) as server:
         reading = begin(server, BENEVITY, end=START + timedelta(days=31))
         assert len(ids(reading)) == 450
-    assert reading.requests == 5 + 1
-    assert all(int(a["page"]) + 1 == int(b["page"]) for a, b in pairwise(asked(server)))
+    assert reading.requests == 5 + 1 + 1  # a token, and what changed meanwhile
+    assert all(int(a["page"]) + 1 == int(b["page"]) for a, b in pairwise(asked(server)[:5]))
 
 
 def test_health_is_one_request_without_credentials(tmp_path: Path) -> None:
@@ -339,6 +347,7 @@ def test_where_there_is_no_health_a_token_is_the_probe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", [Answer(503), Answer(503, headers={"Retry-After": "60"})])
 @pytest.mark.parametrize("system", ["kintell", "benevity"])
 def test_a_probe_does_not_wait(tmp_path: Path, system: str, answer: Answer) -> None:
-    with serving(in_turn(answer)) as server, pytest.raises(SourceDown, match="503"):
-        probe(SYSTEMS[system], credentials(system, server.url), settings(tmp_path))
+    with serving(in_turn(answer)) as server:
+        pulse = probe(SYSTEMS[system], credentials(system, server.url), settings(tmp_path))
+    assert isinstance(pulse.error, SourceDown) and "503" in str(pulse.error)
     assert len(server.asked) == 1

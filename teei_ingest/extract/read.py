@@ -6,9 +6,11 @@ either. Does not belong here: requests (`http.py`), what is in a page (`mapping/
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, islice
 from threading import Event
 from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from teei_ingest.errors import SourceError, SourceMisbehaves
 from teei_ingest.extract.caller import Caller, PagesMoved, UnsupportedFilter
@@ -16,6 +18,9 @@ from teei_ingest.extract.http import Source
 from teei_ingest.streams.base import Between, Cursor, PageNumber, ScimFilter, SinceOnly, StartIndex, Stream
 
 _EMPTY_PAGES = 5
+# Clocks differ: what changed so long before the reading began is looked at, too.
+_SKEW = timedelta(minutes=5)
+_PAGES_OF_CHANGES = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -69,6 +74,10 @@ class Reading(Generic[P]):
         self.filtered_by_source = True
         self._source = source
         self._stream = stream
+        self._page_size = page_size
+        self._began = source.now()
+        self._versions: list[np.ndarray] = []  # hashes of id and timestamp, by page
+        self._ids: list[np.ndarray] = []
         self._decode = decode
         self._caller = Caller(stream=stream.name, cancel=cancel, retries=retries)
         self._window = _window_params(stream.window, start, end)
@@ -90,9 +99,49 @@ class Reading(Generic[P]):
         read = _PAGING[type(self._stream.paging)]
         ends_by_time = isinstance(self._stream.window, SinceOnly)
         for page in read(self._ask, self._fail, self._stream.paging, page_size):
+            if not ends_by_time:
+                self._remember(page)
             yield page
             if ends_by_time and self._is_beyond(page):
                 return
+        if self.pages > 1 and not ends_by_time:
+            self._refuse_movement()
+
+    def _remember(self, page: P) -> None:
+        """Which records were read, in which version: 16 bytes for each."""
+        versions = page.versions
+        self._versions.append(np.fromiter(map(hash, versions), np.int64, len(versions)))
+        self._ids.append(np.fromiter((hash(name) for name, _ in versions), np.int64, len(versions)))
+
+    def _refuse_movement(self) -> None:
+        """Raises PagesMoved if a record that was read has changed since the reading began.
+
+        It left its place then, and what came behind it moved up: by page number or index the next page begins one
+        record too late. Nothing else tells, where the total is not sent or stays the same.
+        """
+        read, ids = np.concatenate(self._versions), np.concatenate(self._ids)
+        for name, moment in (version for page in self._changes() for version in page.versions):
+            versions = int((ids == hash(name)).sum())
+            # Where it is now it may have been read, too: from where it was, if it moved meanwhile.
+            is_known = bool((read == hash((name, moment))).any())
+            if versions > is_known and not (is_known and _before(moment, self._began)):
+                raise self._fail(PagesMoved, "a record changed while its list was read page by page")
+
+    def _changes(self) -> Iterator[P]:
+        """The first pages of what changed since the reading began; none from a source that does not say."""
+        if not self.filtered_by_source:
+            return
+        window = _window_params(self._stream.window, self._began - _SKEW, self._began + timedelta(days=1))
+        ask = {**self._stream.params, **window}
+
+        def changed(paging: Params) -> P:
+            return self._decode(self._source.get(self._stream.path, {**ask, **paging}, self._caller))
+
+        read = _PAGING[type(self._stream.paging)]
+        try:
+            yield from islice(read(changed, self._fail, self._stream.paging, self._page_size), _PAGES_OF_CHANGES)
+        except SourceMisbehaves:
+            return
 
     def _ask(self, paging: Params) -> P:
         """The next page; with it, all that every way of paging has to be on its guard against."""
@@ -222,6 +271,14 @@ def _window_params(window: Between | SinceOnly | ScimFilter, start: datetime, en
     # Without the Z some servers answer 200 and no rows.
     name = window.attribute
     return {window.param: f'{name} ge "{since}" and {name} lt "{until}"'}
+
+
+def _before(text: str, moment: datetime) -> bool:
+    """Whether a source timestamp lies before; also if it is none."""
+    try:
+        return datetime.fromisoformat(text) < moment
+    except (ValueError, TypeError):
+        return True
 
 
 def _rfc3339(moment: datetime) -> str:
