@@ -79,7 +79,7 @@ def sealed(place: Filled, kind: str, slug: str = ACME) -> list[Path]:
 def test_nothing_is_left(place: Filled) -> None:
     others, mine, bad = place.rows(1), place.rows(0), len(sealed(place, "quarantine"))
     home, company = place.settings.home, place.company()
-    assert {"events", "quarantine", "landing", "suppression"} <= holding(home, ACME)
+    assert {"events", "quarantine", "landing", "suppression", "drift"} <= holding(home, ACME)
 
     made, path = shred(place.settings, company, stop=lambda: 2, forget=lambda: True, why="contract ended")
 

@@ -1,4 +1,6 @@
-"""Asset checks: `contract` on each stream, `no_personal_data` on its events; evaluated for each partition.
+"""Asset checks: `contract` and `quarantine` on each stream, `no_personal_data` on its events; for each partition.
+
+`quarantine` warns: what it finds is set aside, and the rest is complete.
 
 They are evaluated in the step that materialized, bound to the materialization, since a check of its own is skipped
 for every key of a range. What is audited is what is at rest (`redact/audit.py`).
@@ -7,7 +9,8 @@ for every key of a range. What is audited is what is at rest (`redact/audit.py`)
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -22,17 +25,24 @@ from teei_ingest.store.tables import Store
 from teei_ingest.streams.base import Stream
 
 CONTRACT = "contract"
+QUARANTINE = "quarantine"
 NO_PERSONAL_DATA = "no_personal_data"
 
 
 def specs(stream: Stream, partitions_def: dg.PartitionsDefinition[Any]) -> list[dg.AssetCheckSpec]:
-    """The two checks of a stream."""
+    """The checks of a stream."""
     name = stream.contract.__name__
     return [
         dg.AssetCheckSpec(
             CONTRACT,
             asset=stream.name,
             description=f"Every record is accounted for, and what is stored keeps the released schema of {name}.",
+            partitions_def=partitions_def,
+        ),
+        dg.AssetCheckSpec(
+            QUARANTINE,
+            asset=stream.name,
+            description="No record had to be set aside, sealed, because it broke its contract. Warns.",
             partitions_def=partitions_def,
         ),
         dg.AssetCheckSpec(
@@ -55,23 +65,49 @@ def evaluate(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluations of the selected checks for partitions that were materialized; `stored` says whether in tables."""
     selected = context.selected_asset_check_keys
-    wanted = {
-        name: asset
-        for name, asset in ((CONTRACT, stream.name), (NO_PERSONAL_DATA, stream.events))
-        if dg.AssetCheckKey(dg.AssetKey(asset), name) in selected
-    }
+    wanted = [
+        (name, asset) for name, asset in checks_of(stream) if dg.AssetCheckKey(dg.AssetKey(asset), name) in selected
+    ]
+    yield from evaluations(context.instance, context.run.run_id, wanted, stream, ingest, store, good, stored=stored)
+
+
+def checks_of(stream: Stream) -> list[tuple[str, str]]:
+    """Names of the checks of a stream, each with its asset."""
+    return [(CONTRACT, stream.name), (QUARANTINE, stream.name), (NO_PERSONAL_DATA, stream.events)]
+
+
+def evaluations(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    wanted: Sequence[tuple[str, str]],
+    stream: Stream,
+    ingest: Ingest,
+    store: Store,
+    good: Sequence[Partition],
+    *,
+    stored: bool,
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluations of these checks, each with its asset, for partitions whose materialization is recorded."""
     if not good or not wanted:
         return
     company = ingest.company.slug
     findings: Any = {}
     rows: Any = {}
-    if stored:
+    if stored and {name for name, _ in wanted} - {QUARANTINE}:
         days = [partition.day for partition in good]
         batches = store.batches(stream.contract, stream=stream.name, company=company, days=days)
         findings, rows = audit(batches, stream.contract, ingest.policy)
-    for name, asset in wanted.items():
+    bound: dict[str, dict[str, AssetCheckEvaluationTargetMaterializationData]] = {}
+    for name, asset in wanted:
+        if asset not in bound:
+            bound[asset] = _targets(instance, run_id, asset, [key(company, partition.day) for partition in good])
+        targets = bound[asset]
+        if name == QUARANTINE:
+            for partition in good:
+                broken = {f"{field}: {rule}": count for (field, rule), count in partition.broken.items()}
+                yield set_aside(company, stream, partition.day, partition.quarantined, broken, targets)
+            continue
         rules = CONTRACT_RULES if name == CONTRACT else PRIVACY_RULES
-        targets = _targets(context, asset, [key(company, partition.day) for partition in good])
         for partition in good:
             found = {
                 f"{field}: {rule}": count
@@ -81,6 +117,46 @@ def evaluate(
             if name == CONTRACT:
                 found |= _sums(partition, rows.get(partition.day, 0) if stored else None)
             yield _evaluation(name, asset, key(company, partition.day), rules, found, partition, targets)
+
+
+def set_aside(
+    company: str,
+    stream: Stream,
+    day: date,
+    count: int,
+    broken: Mapping[str, int],
+    targets: Mapping[str, AssetCheckEvaluationTargetMaterializationData],
+) -> dg.AssetCheckEvaluation:
+    """Whether records of a partition are quarantined; `broken` counts what they break."""
+    partition_key = key(company, day)
+    options = f"--company {company} --stream {stream.name} --from {day} --to {day}"
+    metadata: dict[str, Any] = {"quarantined": count}
+    if count:
+        metadata |= {
+            "breaches": dg.MetadataValue.json(dict(broken)),
+            "what to do": f"`teei quarantine list {options}`; then mend the mapping or the contract and "
+            f"`teei quarantine retry {options}`, or `teei quarantine discard {options}`",
+        }
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(stream.name),
+        check_name=QUARANTINE,
+        passed=not count,
+        severity=dg.AssetCheckSeverity.WARN,
+        partition=partition_key,
+        description=f"{partition_key} has {count} quarantined records" if count else None,
+        metadata=metadata,
+        target_materialization_data=targets.get(partition_key),
+    )
+
+
+def discarded(
+    instance: dg.DagsterInstance, run_id: str, company: str, stream: Stream, days: Collection[date]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluations of `quarantine` for materialized partitions of which nothing is quarantined any more."""
+    targets = _targets(instance, run_id, stream.name, [key(company, day) for day in days])
+    for day in days:
+        if key(company, day) in targets:
+            yield set_aside(company, stream, day, 0, {}, targets)
 
 
 def _sums(partition: Partition, stored: int | None) -> dict[str, int]:
@@ -120,17 +196,16 @@ def _evaluation(
 
 
 def _targets(
-    context: dg.AssetExecutionContext, asset: str, keys: Sequence[str]
+    instance: dg.DagsterInstance, run_id: str, asset: str, keys: Collection[str]
 ) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
     """The materializations that were just recorded, in one query."""
-    storage = context.instance.event_log_storage
-    ids = storage.get_latest_storage_id_by_partition(
+    ids = instance.event_log_storage.get_latest_storage_id_by_partition(
         dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)
     )
     now = time.time()
     return {
         partition_key: AssetCheckEvaluationTargetMaterializationData(
-            storage_id=storage_id, run_id=context.run.run_id, timestamp=now
+            storage_id=storage_id, run_id=run_id, timestamp=now
         )
         for partition_key, storage_id in ids.items()
     }

@@ -32,7 +32,8 @@ class QuarantineEntry:
 
     `reason` and `rule`: what it broke, without its values; `field`: the path in the schema; `people`: tokens of
     the persons in it, by which an erasure finds it; `undated`: it has no valid timestamp; `content_key`: 32 hex
-    digits of a keyed hash of the record, filled in by the quarantine.
+    digits of a keyed hash of the record, filled in by the quarantine; `tried`: it was to be brought in, and its row
+    may be stored.
     """
 
     reason: str
@@ -42,6 +43,29 @@ class QuarantineEntry:
     people: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     undated: bool = False
     content_key: str = ""
+    tried: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What the reading that brought a day's entries says of the day.
+
+    `failed`: they were too many, and nothing of the day was kept; `window`: its first and last day; `figures`: the
+    partition's counts. Files of older versions have none of it.
+    """
+
+    failed: bool = False
+    window: tuple[str, str] = ("", "")
+    figures: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class SealedDay:
+    """All that is quarantined of a day; `attempt` is the run that read it."""
+
+    attempt: str
+    about: About
+    entries: list[QuarantineEntry]
 
 
 class Quarantine:
@@ -57,13 +81,14 @@ class Quarantine:
         company: str,
         stream: str,
         window: Mapping[date, Sequence[QuarantineEntry]],
+        about: Callable[[date, int], About] = lambda day, known: About(),
         *,
         attempt: str,
     ) -> dict[date, int]:
         """Replace the entries of all days of a window; a day without entries keeps none.
 
-        Undated entries that lie under a day outside the window, or came twice, are not kept again; their
-        number by day is returned. Safe to repeat after a crash.
+        Undated entries that lie under a day outside the window, or came twice, are not kept again; their number by day
+        is returned, and `about` is told it before the day is written. Safe to repeat after a crash.
         """
         folder = self.folder / company / stream
         # Under the first key, whatever its successors: a record is known again after a rotation.
@@ -88,8 +113,33 @@ class Quarantine:
                     if entry.undated:
                         seen.add(key)
                 again[day] = len(entries) - len(kept)
-                self._write(ring, company, stream, day, kept, attempt)
+                found = SealedDay(attempt, about(day, again[day]), kept)
+                self._write(ring, company, stream, day, found)
         return again
+
+    def change(
+        self,
+        ring: KeyRing,
+        company: str,
+        stream: str,
+        day: date,
+        change: Callable[[SealedDay], SealedDay | None],
+    ) -> bool:
+        """Put `change` of what there is of a day in its place, under its attempt and age; whether there was something.
+
+        None, or no entries, leave nothing.
+        """
+        with os_errors(_failure), FileLock(private_folder(self.folder / company / stream) / ".lock", mode=0o600):
+            before = self.sealed(ring, company, stream, day)
+            if before is None:
+                return False
+            after = change(before)
+            if after is None or not after.entries:
+                remove(day_file(self.folder, company, stream, day))
+            elif after != before:
+                with same_age(day_file(self.folder, company, stream, day)):
+                    self._write(ring, company, stream, day, after)
+            return True
 
     def erase(
         self,
@@ -100,34 +150,41 @@ class Quarantine:
         *,
         dry_run: bool = False,
     ) -> int:
-        """Remove the entries of all days for which `goes`; their number."""
+        """Remove the entries of all days for which `goes`; their number. They count as suppressed from then on."""
         removed = 0
-        if not self.days(company, stream):
-            return removed
-        with os_errors(_failure), FileLock(private_folder(self.folder / company / stream) / ".lock", mode=0o600):
-            for day in self.days(company, stream):
-                entries = self.entries(ring, company, stream, day)
-                kept = [entry for entry in entries if not goes(entry)]
-                removed += len(entries) - len(kept)
-                if len(kept) < len(entries) and not dry_run:
-                    path = day_file(self.folder, company, stream, day)
-                    with same_age(path):
-                        self._write(ring, company, stream, day, kept, attempt_of(path) or "")
+
+        def change(day: SealedDay) -> SealedDay:
+            nonlocal removed
+            kept = [entry for entry in day.entries if not goes(entry)]
+            gone = len(day.entries) - len(kept)
+            removed += gone
+            if dry_run or not gone:
+                return day
+            figures = dict(day.about.figures)
+            if figures:
+                figures["suppressed"] += gone
+            return dataclasses.replace(day, about=dataclasses.replace(day.about, figures=figures), entries=kept)
+
+        for day in self.days(company, stream):
+            self.change(ring, company, stream, day, change)
         return removed
 
-    def _write(
-        self, ring: KeyRing, company: str, stream: str, day: date, entries: Sequence[QuarantineEntry], attempt: str
-    ) -> None:
+    def discard(self, company: str, stream: str, day: date) -> bool:
+        """Remove a day's entries; whether there were any."""
+        with os_errors(_failure), FileLock(private_folder(self.folder / company / stream) / ".lock", mode=0o600):
+            return remove(day_file(self.folder, company, stream, day))
+
+    def _write(self, ring: KeyRing, company: str, stream: str, day: date, found: SealedDay) -> None:
         path = day_file(self.folder, company, stream, day)
-        if entries:
+        if found.entries:
             write_sealed(
                 path,
                 ring,
-                _frames(entries),
+                _frames(found),
                 company=company,
                 stream=stream,
                 day=day,
-                attempt=attempt,
+                attempt=found.attempt,
                 purpose=_PURPOSE,
             )
         else:
@@ -138,10 +195,24 @@ class Quarantine:
         files = (self.folder / company / stream).glob(f"*{SUFFIX}")
         return sorted(date.fromisoformat(path.stem) for path in files)
 
+    def streams(self, company: str) -> list[str]:
+        """The streams that have entries, in order."""
+        return sorted({path.parent.name for path in (self.folder / company).glob(f"*/*{SUFFIX}")})
+
     def entries(self, ring: KeyRing, company: str, stream: str, day: date) -> list[QuarantineEntry]:
         """The day's entries in the order in which they were given."""
-        rest = list(self._frames(ring, company, stream, day))[1:]
-        return [_entry(head, record) for head, record in zip(rest[::2], rest[1::2], strict=True)]
+        found = self.sealed(ring, company, stream, day)
+        return found.entries if found else []
+
+    def sealed(self, ring: KeyRing, company: str, stream: str, day: date) -> SealedDay | None:
+        """All that is quarantined of a day."""
+        path = day_file(self.folder, company, stream, day)
+        attempt = attempt_of(path)
+        frames = list(self._frames(ring, company, stream, day))
+        if not frames:
+            return None
+        entries = [_entry(head, record) for head, record in zip(frames[1::2], frames[2::2], strict=True)]
+        return SealedDay(attempt or "", _about(frames[0]), entries)
 
     def count(self, ring: KeyRing, company: str, stream: str, day: date) -> int:
         """The number of the day's entries, without reading them."""
@@ -159,14 +230,19 @@ class Quarantine:
         return read_sealed(path, ring, company=company, stream=stream, day=day, purpose=_PURPOSE)
 
 
-def _frames(entries: Sequence[QuarantineEntry]) -> Iterator[bytes]:
-    """The number of entries, then for each what is known of it, and the record."""
-    yield json.dumps({"count": len(entries)}).encode()
-    for entry in entries:
+def _frames(found: SealedDay) -> Iterator[bytes]:
+    """What is known of the day, then for each entry what is known of it, and the record."""
+    yield json.dumps({"count": len(found.entries), **dataclasses.asdict(found.about)}).encode()
+    for entry in found.entries:
         head = dataclasses.asdict(entry)
         record = head.pop("record")
         yield json.dumps(head).encode()
         yield record
+
+
+def _about(head: bytes) -> About:
+    fields = json.loads(head)
+    return About(fields["failed"], tuple(fields["window"]), fields["figures"]) if "figures" in fields else About()
 
 
 def _entry(head: bytes, record: bytes) -> QuarantineEntry:

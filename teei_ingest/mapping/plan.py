@@ -117,6 +117,14 @@ def _wire_type(leaf: Leaf) -> Any:
     return tuple[value, ...] if leaf.many else value
 
 
+def item_keys(kind: Any) -> set[str]:
+    """Keys that are read of each object in a list of this type."""
+    item = next(iter(typing.get_args(kind)), None)
+    if not isinstance(item, type):
+        return set()
+    return set(getattr(item, "__struct_encode_fields__", None) or typing.get_type_hints(item))
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(function, include_extras=True)
 

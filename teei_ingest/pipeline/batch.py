@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 from teei_ingest.landing.quarantine import QuarantineEntry
 from teei_ingest.mapping.columns import NS_PER_DAY, Batch, Columns, select
 from teei_ingest.mapping.decode import Records
+from teei_ingest.mapping.drift import Profile, Shape
 from teei_ingest.mapping.plan import Plan
 from teei_ingest.mapping.record import Accepted, Broken, RecordMapper
 from teei_ingest.pipeline.days import Window
@@ -38,12 +39,13 @@ def day_of(number: int) -> date:
 class Ask:
     """What is wanted of the batches of a reading: events with these `watch`ed ids are kept as they were sent, too.
 
-    `raw` keeps that of all rows.
+    `raw` keeps that of all rows; `sample` of all records are looked at for what fields they have.
     """
 
     window: Window
     watch: frozenset[bytes] = frozenset()
     raw: bool = False
+    sample: int = 0
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Tally:
     links: list[Link] = field(default_factory=list)  # what suppressed records show that the list does not have
     quarantine: dict[date, list[QuarantineEntry]] = field(default_factory=lambda: defaultdict(list))
     watched: dict[bytes, list[tuple[Accepted, QuarantineEntry | None]]] = field(default_factory=dict)
+    profile: Profile = field(default_factory=Profile)
     newest_ns: int = 0  # source timestamp of the newest row
     reached_ns: int = 0  # of the latest record that has a valid one
 
@@ -76,6 +79,7 @@ class Tally:
         for event, versions in other.watched.items():
             self.watched.setdefault(event, []).extend(versions)
         self.links += other.links
+        self.profile.include(other.profile)
         self.newest_ns = max(self.newest_ns, other.newest_ns)
         self.reached_ns = max(self.reached_ns, other.reached_ns)
 
@@ -99,11 +103,14 @@ class Batches:
         self._redactor = redactor
         self._columns = Columns(plan, redactor.wanted)
         self._records = Records(plan, company)
+        self._shape = Shape(plan)
 
     def __call__(self, bodies: Sequence[bytes], ask: Ask) -> Part:
         """`bodies` are replies, in order. Raises SourceMisbehaves for one that cannot be decoded."""
         part = Part()
         records = _Records(self._records, bodies)
+        for position in records.spread(ask.sample) if ask.sample else ():
+            self._shape.look(records[position], part.profile)
         batch = self._columns.from_rows(records.rows)
         origin = np.delete(np.arange(len(records.rows)), batch.refused)
         self._add(part, batch, origin, records, ask)
@@ -216,6 +223,16 @@ class _Records:
             self.rows += rows
             self._known.append(raw)
             self._ends.append(len(self.rows))
+
+    def spread(self, count: int) -> Iterator[int]:
+        """Positions of about so many records, or of all if there are no more, evenly over a few of the replies."""
+        if len(self.rows) <= count:
+            yield from range(len(self.rows))
+            return
+        replies = min(len(self._ends), 1 + count // 50)  # a reply has to be taken apart for one record as for all
+        for number in {at * len(self._ends) // replies for at in range(replies)}:
+            first, end = self._ends[number - 1] if number else 0, self._ends[number]
+            yield from range(first, end, max(1, (end - first) * replies // count))
 
     def __getitem__(self, position: int) -> bytes:
         number = bisect_right(self._ends, position)

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -29,6 +29,8 @@ BATCH_ROWS = 10_000
 # From so many records of a window on others help, with batches small enough for all to end at the same time.
 ALONE_ROWS = 4_000
 SHARED_ROWS = 5_000
+# Records of the first batch, and of each further one, that are looked at for drift: dear ones, so a few.
+LOOKED_AT, LOOKED_AT_LATER = 500, 20
 
 
 @dataclass(kw_only=True)
@@ -81,7 +83,7 @@ class Collector:
         self._crew = Crew(batches, processes - 1) if processes > 1 else None
         self._folder = folder
         self._company = company
-        self._ascending = isinstance(plan.stream.window, SinceOnly)
+        self.ascending = isinstance(plan.stream.window, SinceOnly)  # what does not, is an error
 
     def begin(self, *, raw: bool = False) -> Collected:
         """An empty collection, which stays usable when a reading breaks off; `raw` keeps records as they were sent."""
@@ -92,7 +94,7 @@ class Collector:
         self, found: Collected, pages: Iterable[Page], window: Window, watch: frozenset[bytes] = frozenset()
     ) -> None:
         """Read pages into `found`; what came before an error is in it. `watch` keeps the events with these ids."""
-        ask = Ask(window, watch, raw=found.raw is not None)
+        ask = Ask(window, watch, raw=found.raw is not None, sample=LOOKED_AT)
         parts: deque[_Work] = deque()
         waiting: list[bytes] = []
         count, total = 0, 0
@@ -105,6 +107,7 @@ class Collector:
                     total += count
                     ready, waiting, count = waiting, [], 0
                     parts.append(self._work(ready, ask, crew))
+                    ask = replace(ask, sample=LOOKED_AT_LATER)
                     while parts and parts[0].is_ready:
                         self._add(found, parts.popleft())
         finally:
@@ -137,7 +140,7 @@ class Collector:
     def _add(self, found: Collected, work: _Work) -> None:
         reached, part = found.reached_ns, self._part(work)
         found.add(part)
-        if self._ascending and part.first_ns is not None and not (part.ascends and part.first_ns >= reached):
+        if self.ascending and part.first_ns is not None and not (part.ascends and part.first_ns >= reached):
             stream = self._plan.stream
             raise OutOfOrder(
                 "sends records out of the order of their timestamps, so the end of the window cannot be told",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -17,8 +18,10 @@ from threading import Event
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from teei_ingest.companies import Company
+from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import (
     BadCredentials,
     ContractBroken,
@@ -27,16 +30,18 @@ from teei_ingest.errors import (
     SettingsError,
     SourceError,
     SourceMisbehaves,
+    StoreError,
     TeeiError,
 )
 from teei_ingest.extract.caller import Cancelled, PagesMoved, Unreachable
 from teei_ingest.extract.http import Source
 from teei_ingest.extract.read import Reading, read
 from teei_ingest.landing.landing import Landing
-from teei_ingest.landing.quarantine import Quarantine
+from teei_ingest.landing.quarantine import About, Quarantine, QuarantineEntry
 from teei_ingest.landing.suppression import Suppressions
 from teei_ingest.mapping.columns import NS_PER_DAY
 from teei_ingest.mapping.decode import Page, Pages
+from teei_ingest.mapping.drift import Shape
 from teei_ingest.mapping.plan import Plan
 from teei_ingest.mapping.record import RecordMapper
 from teei_ingest.pipeline.batch import EPOCH, Batches, day_of
@@ -47,7 +52,9 @@ from teei_ingest.redact.policy import Policy
 from teei_ingest.redact.tighten import tighten
 from teei_ingest.redact.tokens import Pseudonyms
 from teei_ingest.settings import Settings
+from teei_ingest.store.drift import Change, Drift
 from teei_ingest.store.tables import Store
+from teei_ingest.store.vanished import Vanished
 from teei_ingest.streams.base import SinceOnly
 from teei_ingest.vault.keys import KeyRing
 
@@ -61,7 +68,13 @@ FINAL = (BadCredentials, NotAllowed, RateLimited, Unreachable, SettingsError, Ca
 
 @dataclass
 class Partition:
-    """What became of one day: fetched = kept + quarantined + duplicates + suppressed + out_of_window."""
+    """What became of one day: fetched = kept + quarantined + duplicates + suppressed + out_of_window.
+
+    `carried` are rows that the source no longer sends, `late` those that it did not send when the day was read before;
+    `unchanged` says that what is stored was the same to the value, so that nothing was written. `read_by` is the run
+    that read it from the source, `requeued` are records kept that came out of the quarantine later; `broken` counts
+    what those in it broke, by field and rule. `drift` is what was noticed in the window of which this is the last day.
+    """
 
     day: date
     window: Window
@@ -73,13 +86,24 @@ class Partition:
     out_of_window: int = 0
     carried: int = 0
     late: int = 0
+    unchanged: bool = False
     unlisted: int = 0
     requests: int = 0
     pages: int = 0
     filtered_by_source: bool = True
     from_landing: bool = False
     lag_s: float | None = None
+    read_by: str = ""
+    requeued: int = 0
+    broken: Counter[tuple[str, str]] = field(default_factory=Counter)
+    drift: Sequence[Change] = ()
     error: TeeiError | None = None
+
+    def about(self) -> About:
+        """What the quarantine has to remember of it."""
+        figures = {name: getattr(self, name) for name in REMEMBERED}
+        window = (self.window.first.isoformat(), self.window.last.isoformat())
+        return About(isinstance(self.error, ContractBroken), window, figures)
 
     @property
     def balanced(self) -> bool:
@@ -88,10 +112,12 @@ class Partition:
         return self.fetched == parts
 
 
-# What a landing remembers of the reading that brought it.
+# What a landing remembers of the reading that brought it, and what the quarantine does.
 LANDED = (
-    "fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window", "unlisted", "requests", "pages"
+    "fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window", "unlisted", "requests", "pages",
+    "read_by",
 )  # fmt: skip
+REMEMBERED = tuple(name for name in LANDED if name not in ("quarantined", "read_by"))
 
 
 @dataclass
@@ -168,6 +194,9 @@ class Ingest:
         self._page_size = page_size
         self._now = now
         self._suppressions = Suppressions(places.settings)
+        self._vanished = Vanished(places.settings.home)
+        self._drift = Drift(places.settings.home)
+        self._shape = Shape(plan)
         self._collector = self._new_collector()
         self._pages = Pages(plan, company.slug)
 
@@ -185,7 +214,8 @@ class Ingest:
         """Commit the events of the days: from the landing where it holds them, else fetched."""
 
         def work(outcome: Outcome) -> None:
-            missing = [day for day in days if not self._landed(outcome, day)]
+            # The newest first: an older version of a record goes only where the newer one is stored.
+            missing = [day for day in sorted(days, reverse=True) if not self._landed(outcome, day)]
             if missing:
                 self._fetch(outcome, missing, started if len(missing) == len(days) else None, self._commit, raw=False)
 
@@ -402,38 +432,8 @@ class Ingest:
 
     def _partitions(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
         """Counts by day; a day with too many bad records fails and keeps what it had."""
-        settings = self._places.settings
-        kept_days = found.rows.days[found.keep]
-        made = {}
-        for day in window.days:
-            entries = found.quarantine.get(day, [])
-            partition = figures.apply(
-                Partition(
-                    day,
-                    window,
-                    fetched=found.fetched[day],
-                    kept=int((kept_days == (day - EPOCH).days).sum()),
-                    quarantined=len(entries) - found.known[day],
-                    duplicates=found.duplicates[day] + found.known[day],
-                    suppressed=found.suppressed[day],
-                    out_of_window=found.out_of_window[day],
-                    unlisted=found.unlisted[day],
-                )
-            )
-            own = partition.fetched - partition.out_of_window
-            bad = partition.quarantined
-            if bad >= settings.quarantine_min and bad >= settings.quarantine_ratio * own:
-                worst = max(
-                    {(e.field, e.rule) for e in entries}, key=lambda w: sum(w == (e.field, e.rule) for e in entries)
-                )
-                partition.error = self._error(
-                    ContractBroken,
-                    f"{day}: {bad} of {own} records break their contract, most often "
-                    f"`{worst[0]}` ({worst[1]}); the partition keeps what it had",
-                )
-            elif not partition.balanced:
-                partition.error = self._error(SourceMisbehaves, f"{day}: the counts do not add up")
-            made[day] = partition
+        kept = found.rows.days[found.keep]
+        made = {day: self._partition(day, window, found, kept, figures) for day in window.days}
         newest = found.newest_ns
         if newest:
             lag = self._now().timestamp() - newest / 1e9
@@ -441,47 +441,126 @@ class Ingest:
                 partition.lag_s = round(lag, 3)
         return made
 
-    def _set_aside(self, window: Window, found: Collected) -> None:
+    def _partition(self, day: date, window: Window, found: Collected, kept: np.ndarray, figures: _Figures) -> Partition:
+        """What became of a day; `kept` are the days, since 1970, of the rows that stay."""
+        entries = found.quarantine.get(day, [])
+        partition = figures.apply(
+            Partition(
+                day,
+                window,
+                fetched=found.fetched[day],
+                kept=int((kept == (day - EPOCH).days).sum()),
+                quarantined=len(entries) - found.known[day],
+                duplicates=found.duplicates[day] + found.known[day],
+                suppressed=found.suppressed[day],
+                out_of_window=found.out_of_window[day],
+                unlisted=found.unlisted[day],
+                read_by=self._run_id,
+            )
+        )
+        self._judge(partition, entries)
+        return partition
+
+    def _judge(self, partition: Partition, entries: Sequence[QuarantineEntry]) -> None:
+        """Count what the day's bad records broke; it fails if they are too many, or if the counts do not add up."""
+        partition.broken = Counter((entry.field, entry.rule) for entry in entries)
+        settings, day, bad = self._places.settings, partition.day, partition.quarantined
+        own = partition.fetched - partition.out_of_window
+        if bad >= settings.quarantine_min and bad >= settings.quarantine_ratio * own:
+            field, rule = partition.broken.most_common(1)[0][0]
+            command = f"teei quarantine list --company {self.company.slug} --stream {self.plan.stream.name}"
+            partition.error = self._error(
+                ContractBroken,
+                f"{day}: {bad} of {own} records break their contract, most often `{field}` ({rule}); "
+                f"the partition keeps what it had; `{command} --from {day} --to {day}` shows all that is broken",
+            )
+        elif not partition.balanced:
+            partition.error = self._error(SourceMisbehaves, f"{day}: the counts do not add up")
+
+    def _set_aside(self, window: Window, found: Collected, figures: _Figures) -> None:
         """Replace the quarantine of all days of the window; before the commit, so that no record is nowhere."""
         entries = {day: found.quarantine.get(day, []) for day in window.days}
+        kept = found.rows.days[found.keep]
+
+        def about(day: date, known: int) -> About:
+            found.known[day] = known
+            return self._partition(day, window, found, kept, figures).about()
+
         slug, stream = self.company.slug, self.plan.stream.name
-        found.known.update(self._places.quarantine.replace(self._ring, slug, stream, entries, attempt=self._run_id))
+        self._places.quarantine.replace(self._ring, slug, stream, entries, about, attempt=self._run_id)
 
     def _commit(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
         with self._committing(found):
-            self._set_aside(window, found)
+            self._set_aside(window, found, figures)
             made = self._write(window, found, figures)
+            self._note_drift(window, found, made)
+            for day, partition in made.items():
+                if partition.error is None:  # what the stream alone left of it is older now
+                    self._places.landing.discard(self.company.slug, self.plan.stream.name, day)
         outcome.partitions.update(made)
 
     def _write(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
         """Replace the good days of a window in the table."""
         made = self._partitions(window, found, figures)
-        good = [day for day, partition in made.items() if partition.error is None]
-        places, stream, slug = self._places, self.plan.stream, self.company.slug
+        good = {day: partition for day, partition in made.items() if partition.error is None}
         if good:
-            numbers = np.array([(day - EPOCH).days for day in good], np.int32)
-            keep = found.keep & np.isin(found.rows.days, numbers)
-            closed = [day for day in good if day < self._now().date()]
-            carried: pa.Table | None = None
-            if closed and places.store.counts(stream.contract, stream.name, slug, closed):
-                new = found.rows.columns(["event_id", "source_id", "source_timestamp", "day"], keep)
-                carried, late = places.store.gone(stream.contract, stream.name, slug, closed, new)
-                carried = tighten(carried, stream.contract, self.policy, Pseudonyms.of(self._ring))
-                for day, count in _by_day(carried).items():
-                    made[day].carried = count
-                for day, count in late.items():
-                    made[day].late = count
-            places.store.replace(stream.contract, stream.name, slug, good, found.rows.reader(keep, carried))
+            with self._places.store.turn(self.company.slug, self.plan.stream.name):
+                self._replace(good, found)
         return made
+
+    def _replace(self, good: Mapping[date, Partition], found: Collected) -> None:
+        """Put what was found and what is carried over in the place of these days, where that changes anything."""
+        store, stream, slug = self._places.store, self.plan.stream, self.company.slug
+        table = (stream.contract, stream.name, slug)
+        keep = found.keep & _on(found.rows.days, good)
+        now = self._now()
+        closed, still_open = ([day for day in good if (day < now.date()) is past] for past in (True, False))
+        stored = store.counts(*table, good)
+        carried = arrow_schema(stream.contract).empty_table()
+        if not stored.keys().isdisjoint(closed):
+            new = found.rows.columns(["event_id", "source_id", "source_timestamp", "day"], keep)
+            carried, late = store.gone(*table, closed, new, still_open)
+            carried = tighten(carried, stream.contract, self.policy, Pseudonyms.of(self._ring))
+            for day, count in late.items():
+                good[day].late = count
+        missing = _ids_by_day(carried)
+        for day, ids in missing.items():
+            good[day].carried = len(ids)
+
+        def rows(days: Collection[date]) -> Callable[[], pa.RecordBatchReader]:
+            chosen = carried.filter(pc.is_in(carried["day"], pa.array(days, pa.date32())))
+            return found.rows.reader(keep & _on(found.rows.days, days), chosen)
+
+        counts = {day: partition.kept + partition.carried for day, partition in good.items()}
+        changed = store.differing(*table, stored, counts, rows)
+        for day, partition in good.items():
+            partition.unchanged = day not in changed
+        self._vanished.replace(slug, stream.name, good, missing, now)
+        store.replace(*table, changed, rows(changed))
 
     def _land(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
         with self._committing(found):
-            self._set_aside(window, found)
+            self._set_aside(window, found, figures)
             made = self._partitions(window, found, figures)
             for day, partition in made.items():
                 if partition.error is None:
                     self._land_day(day, partition, found)
+            self._note_drift(window, found, made)
         outcome.partitions.update(made)
+
+    def _note_drift(self, window: Window, found: Collected, made: Mapping[date, Partition]) -> None:
+        """Compare what the records look like with what is known; that this cannot be done fails nothing."""
+        name, days = self.plan.stream.name, (window.first, window.last)
+        try:
+            changes = self._drift.note(
+                self.company.slug, name, self._shape, found.profile, days, self._now().astimezone(UTC).date()
+            )
+        except StoreError as problem:
+            log.warning("%s", problem)
+            return
+        if changes:
+            good = [partition for partition in made.values() if partition.error is None]
+            (good or list(made.values()))[-1].drift = changes
 
     def _land_day(self, day: date, partition: Partition, found: Collected) -> None:
         window, raw = partition.window, found.raw or []
@@ -529,7 +608,7 @@ class Ingest:
         partition.window, partition.from_landing = Window(first, last), True
         since = partition.suppressed
         for name in LANDED:
-            setattr(partition, name, meta[name])
+            setattr(partition, name, meta.get(name, getattr(partition, name)))
         partition.kept, partition.suppressed = partition.kept - since, partition.suppressed + since
         outcome.partitions[day] = partition
         return True
@@ -603,6 +682,13 @@ class _Patience:
         return self._row > self._limit
 
 
-def _by_day(table: pa.Table) -> dict[date, int]:
-    counts = table.column("day").value_counts().to_pylist() if len(table) else []
-    return {item["values"]: item["counts"] for item in counts}
+def _on(numbers: np.ndarray, days: Iterable[date]) -> np.ndarray:
+    """Which of `numbers`, days since 1970, are of these days."""
+    return np.isin(numbers, np.array([(day - EPOCH).days for day in days], np.int32))
+
+
+def _ids_by_day(table: pa.Table) -> dict[date, list[str]]:
+    found: dict[date, list[str]] = {}
+    for day, name in zip(table["day"].to_pylist(), table["event_id"].to_pylist(), strict=True):
+        found.setdefault(day, []).append(name)
+    return found

@@ -6,14 +6,13 @@ showing it (`cli/`, `docs.py`).
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from teei_ingest.contracts.base import Leaf, leaves
 from teei_ingest.contracts.fields import DataClass
-from teei_ingest.mapping.plan import Plan, parse, plan
+from teei_ingest.mapping.plan import Plan, item_keys, parse, plan
 from teei_ingest.redact.policy import Mode, Policy, Rule
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Derived, Stream
@@ -140,7 +139,7 @@ def dropped(compiled: Plan) -> Iterator[str]:
                 if isinstance(inner, dict) and any(len(keys) > len(here) for keys in _below(compiled, here)):
                     yield from walk(inner, here)
                 elif isinstance(inner, list) and inner and isinstance(inner[0], dict):
-                    names = _item_keys(lists.get(here))
+                    names = item_keys(lists.get(here))
                     yield from (f"{'/'.join(here)}[]/{name}" for name in inner[0] if name not in names)
             else:
                 yield "/".join(here)
@@ -150,10 +149,3 @@ def dropped(compiled: Plan) -> Iterator[str]:
 
 def _below(compiled: Plan, path: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [keys for keys in compiled.attributes if keys[: len(path)] == path]
-
-
-def _item_keys(kind: Any) -> set[str]:
-    """Keys that are read of each object in a list."""
-    item = next(iter(typing.get_args(kind)), None)
-    found = getattr(item, "__struct_encode_fields__", None) or typing.get_type_hints(item or object)
-    return set(found)

@@ -22,6 +22,7 @@ from teei_ingest.landing.suppression import Suppressions
 from teei_ingest.privacy.audit_log import AuditLog
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
+from teei_ingest.store.drift import Drift
 from teei_ingest.store.rotations import Rotations
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.vault.files import os_errors, remove_folder, replacing
@@ -110,6 +111,7 @@ def _remove(settings: Settings, store: Store, company: Company) -> None:
         for folder in _folders(settings, slug).values():
             remove_folder(folder)
     Suppressions(settings).forget(slug)
+    Drift(settings.home).forget(slug)
     for contract in contracts():
         store.purge(contract)
 

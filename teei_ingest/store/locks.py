@@ -33,17 +33,17 @@ class Locks:
             yield
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str, patience_s: float | None = None) -> Iterator[None]:
         """Alone."""
-        with self._held(name, fcntl.LOCK_EX):
+        with self._held(name, fcntl.LOCK_EX, patience_s):
             yield
 
     @contextmanager
-    def _held(self, name: str, kind: int) -> Iterator[None]:
+    def _held(self, name: str, kind: int, patience_s: float | None = None) -> Iterator[None]:
         # Everybody passes the gate, and who wants to be alone keeps it: those who share would otherwise never end.
         gate, room = self._open(f"{name}.gate"), self._open(name)
         try:
-            limit = time.monotonic() + self._patience_s
+            limit = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
             self._take(gate, kind, name, limit)
             self._take(room, kind, name, limit)
             if kind == fcntl.LOCK_SH:

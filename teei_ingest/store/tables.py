@@ -39,6 +39,7 @@ MARKER = "_teei_sandbox.json"
 FILE_BYTES = 16 * 2**20
 ROW_GROUP = 65_536
 SMALL_FILES, SMALL_BYTES = 8, 2**20  # more than so many small files of a stream become one
+COMPARED_ROWS = 150_000  # of about 300 bytes: so many stored rows are in memory at once while they are compared
 VACUUM_EVERY = 64  # commits between two removals of files that no version needs
 ATTEMPTS = 50
 
@@ -50,6 +51,7 @@ PROPERTIES: dict[str, str | None] = {
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
 _LOG_RETENTION = "delta.logRetentionDuration"
+_BY_DAY = [("day", "ascending"), ("event_id", "ascending")]
 # Nor do the files' own footers; and no dictionary of what hardly ever comes twice.
 _WRITER = WriterProperties(
     compression="ZSTD",
@@ -188,6 +190,13 @@ class Store:
             rotation = self._rotated.get(company) if self._rotated else None
             yield rotation.version if rotation else 1
 
+    def turn(self, company: str, stream: str) -> AbstractContextManager[None]:
+        """Nobody else commits events of this stream of a company meanwhile, so that what was read stays true.
+
+        To be taken while `committing`.
+        """
+        return self._locks.exclusive(f"stream-{company}-{stream}") if self._locks else nullcontext()
+
     @contextmanager
     def alone_with(self, company: str, *, unfinished: bool = False) -> Iterator[None]:
         """Nobody commits events of a company meanwhile; `unfinished` tolerates an interrupted rotation of its keys."""
@@ -269,6 +278,18 @@ class Store:
         folder = self.folder / contract.table if self.folder else None
         return [*folder.rglob("*#*"), *folder.glob("_delta_log/*.tmp")] if folder else []
 
+    @_clearly
+    def sweep(self) -> int:
+        """Remove those of killed processes; their number. In a table that is in use they wait for the next time."""
+        removed = 0
+        for contract in contracts():
+            if self._locks and self.unfinished(contract):
+                with suppress(StoreError), self._locks.exclusive(_lock(contract), patience_s=0):
+                    for path in self.unfinished(contract):
+                        path.unlink(missing_ok=True)
+                        removed += 1
+        return removed
+
     def texts(self, contract: type[Data], company: str) -> Iterator[str]:
         """Every text in the company's files, whichever version they are of, and in the table's log, decoded.
 
@@ -280,13 +301,20 @@ class Store:
                 yield from self._texts_of(files, path)
 
     def gone(
-        self, contract: type[Data], stream: str, company: str, days: Sequence[date], new: pa.Table
+        self,
+        contract: type[Data],
+        stream: str,
+        company: str,
+        days: Sequence[date],
+        new: pa.Table,
+        open_days: Sequence[date] = (),
     ) -> tuple[pa.Table, dict[date, int]]:
         """What a refetch of closed days changes: (full rows to carry over, number of late records by day).
 
-        `new` has `event_id`, `day`, `source_id`, `source_timestamp` of all that replaces these days. A stored row that
-        it lacks goes where a newer version of the same record is in `new`, on another day, or carried itself. Late is
-        what `new` brings for a day of which something was stored before.
+        `new` has `event_id`, `day`, `source_id`, `source_timestamp` of all that replaces these days and `open_days`,
+        of which nothing is carried over. A stored row that it lacks goes where a newer version of the same record is
+        in `new`, on another day, or carried itself. Late is what `new` brings for a day of which something was stored
+        before.
         """
         keys = ["source_id", "source_timestamp"]
         nothing = arrow_schema(contract).empty_table()
@@ -297,7 +325,8 @@ class Store:
             return nothing, late
         since = f"{_where(stream, company, None)} AND day > '{pc.min(missing['day'])}'"
         later = self._scan(contract, since, ["day", *keys])
-        later = later.filter(pc.invert(_among(later["day"], pa.chunked_array([pa.array(days, pa.date32())]))))
+        replaced = pa.chunked_array([pa.array([*days, *open_days], pa.date32())])
+        later = later.filter(pc.invert(_among(later["day"], replaced)))
         schema = missing.select(keys).schema
         versions = pa.concat_tables(table.select(keys).cast(schema) for table in (new, missing, later))
         newest = versions.group_by("source_id").aggregate([("source_timestamp", "max")])
@@ -310,6 +339,31 @@ class Store:
             return nothing, late
         full = self.rows(contract, stream=stream, company=company, days=days)
         return full.filter(_among(full["event_id"], carried)), late
+
+    def differing(
+        self,
+        contract: type[Data],
+        stream: str,
+        company: str,
+        stored: Mapping[date, int],
+        days: Mapping[date, int],
+        rows: Callable[[Sequence[date]], Callable[[], pa.RecordBatchReader]],
+    ) -> list[date]:
+        """The days whose stored rows are not, in any order and to the value, those that would replace them.
+
+        `stored` are their `counts`; `days` says how many rows would replace them, of which `rows` makes readers as
+        `replace` takes them.
+        """
+        found = {day for day, count in days.items() if stored.get(day, 0) != count}
+        for some in _portions({day: count for day, count in days.items() if count and day not in found}):
+            before = self.rows(contract, stream=stream, company=company, days=some).sort_by(_BY_DAY)
+            after = rows(some)().read_all().sort_by(_BY_DAY)
+            at = 0
+            for day in some:
+                if not before.slice(at, days[day]).equals(after.slice(at, days[day])):
+                    found.add(day)
+                at += days[day]
+        return sorted(found)
 
     def counts(
         self, contract: type[Data], stream: str, company: str, days: Iterable[date] | None = None
@@ -651,6 +705,20 @@ def _spans(days: Iterable[date]) -> list[tuple[date, date]]:
         else:
             spans.append((day, day))
     return spans
+
+
+def _portions(days: Mapping[date, int]) -> Iterator[list[date]]:
+    """The days in order, in portions of at most COMPARED_ROWS rows, or of one day; `days` has the rows of each."""
+    some: list[date] = []
+    size = 0
+    for day, count in sorted(days.items()):
+        if some and size + count > COMPARED_ROWS:
+            yield some
+            some, size = [], 0
+        some.append(day)
+        size += count
+    if some:
+        yield some
 
 
 def _late(stored: pa.Table, new: pa.Table) -> dict[date, int]:
