@@ -29,6 +29,7 @@ from teei_ingest.privacy import inventory
 from teei_ingest.privacy.report import read_proofs
 from teei_ingest.privacy.retention import rules
 from teei_ingest.redact.policy import ALLOWED, DEFAULTS, Policy
+from teei_ingest.sandbox.faults import FAULTS
 from teei_ingest.settings import Settings, project_root
 from teei_ingest.store.tables import contracts
 from teei_ingest.store.views import views
@@ -60,6 +61,7 @@ def blocks() -> dict[str, str]:
         "fields": _fields(),
         "settings": _settings(),
         "retention": _retention(),
+        "faults": _faults(),
         "privacy-proof": _proofs(),
         "credentials": _credentials(all_systems().values()),
         "views": _views(),
@@ -415,6 +417,19 @@ def _retention() -> str:
         for rule in rules(Settings(home=project_root()))
     ]
     return _table(["What", "Kept by default", "Setting"], rows)
+
+
+def _faults() -> str:
+    rows = []
+    for fault in FAULTS.values():
+        outcomes: dict[str, list[str]] = {}
+        for name, stream in all_streams().items():
+            if fault.applies(stream):
+                outcomes.setdefault(fault.outcome(stream), []).append(name)
+        usual = max(outcomes, key=lambda outcome: len(outcomes[outcome]))
+        others = "; ".join(f"{one}: {', '.join(names)}" for one, names in outcomes.items() if one != usual)
+        rows.append([f"`{fault.name}`", fault.description, f"{usual} ({others})" if others else usual])
+    return _table(["Fault", "What the sandbox does", "What the product does"], rows)
 
 
 def _proofs() -> str:

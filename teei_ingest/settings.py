@@ -135,6 +135,13 @@ class Settings(BaseModel):
         ge=0,
         description="Limit on the sum of all waits for one request, `Retry-After` included, seconds.",
     )
+    circuit_pause_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds after which a source system that is down is asked again, once; doubles while it stays "
+        "down. A sync typed by a person asks at once.",
+    )
+    circuit_pause_max_s: float = Field(default=900.0, ge=0, description="Longest such pause, seconds.")
     connect_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to connect to a source system.")
     read_timeout_s: float = Field(default=60.0, gt=0, description="Seconds without a byte until a read ends.")
     max_response_mb: int = Field(default=64, gt=0, description="Largest response that is read, decompressed, in MiB.")
@@ -142,10 +149,11 @@ class Settings(BaseModel):
         default=0.05,
         gt=0,
         le=1,
-        description="Share of a partition's records that may be quarantined before the partition fails.",
+        description="Share of a partition's records from which on, when they are quarantined, it fails and keeps what "
+        "it had. `teei quarantine list` shows them.",
     )
     quarantine_min: int = Field(
-        default=10, ge=1, description="A partition with fewer quarantined records never fails for them."
+        default=10, ge=1, description="A partition with fewer quarantined records never fails for their share."
     )
     processes: int = Field(
         default_factory=lambda: min(2, _cores()),
@@ -275,6 +283,10 @@ def _read_sandbox_file(home: Path) -> dict[str, str]:
         return {str(name): str(value) for name, value in environment.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
+    except OSError as error:
+        reason = error.strerror
+    except (ValueError, KeyError, TypeError, AttributeError):
+        reason = ""
+    if reason:
+        raise SettingsError(f"{path} cannot be read: {reason}; mend that, or set TEEI_HOME to a folder of your own")
     raise SettingsError(f"{path} is not a sandbox's file; remove it and start the sandbox again")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from typing import Any
@@ -36,7 +36,10 @@ _ORDER = "volunteers donations directoryEntries enrollments sessions matches che
 
 @dataclass
 class Figures:
-    """Counts of one or more partitions: fetched = kept + quarantined + duplicates + suppressed + out_of_window."""
+    """Counts of one or more partitions: fetched = kept + quarantined + duplicates + suppressed + out_of_window.
+
+    A check that did not pass is a warning, or a problem of the result.
+    """
 
     fetched: int = 0
     kept: int = 0
@@ -47,6 +50,7 @@ class Figures:
     requests: int = 0
     checks_passed: int = 0
     checks: int = 0
+    warnings: int = 0
     seconds: float = 0.0
 
     def __add__(self, other: Figures) -> Figures:
@@ -80,7 +84,7 @@ class Result:
 
     @property
     def success(self) -> bool:
-        """Whether every partition is materialized and every check passed."""
+        """Whether every partition is materialized and every check passed, or only warned."""
         return not self.problems and not self.broken
 
 
@@ -145,7 +149,7 @@ def stream_named(name: str) -> Stream:
 
 def window_of(settings: Settings, first: str, last: str, *, today: date | None = None) -> Window:
     """Both days inclusive, YYYY-MM-DD; the open UTC day may be the last. Raises UsageError."""
-    begin, end = _day(first), _day(last)
+    begin, end = day_of(first), day_of(last)
     today = today or datetime.now(UTC).date()
     if begin > end:
         raise UsageError(f"the range is reversed: {begin} comes after {end}")
@@ -156,7 +160,8 @@ def window_of(settings: Settings, first: str, last: str, *, today: date | None =
     return Window(begin, end)
 
 
-def _day(text: str) -> date:
+def day_of(text: str) -> date:
+    """A day that is written YYYY-MM-DD. Raises UsageError."""
     if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         try:
             return date.fromisoformat(text)
@@ -170,15 +175,20 @@ def retries(result: Result) -> list[str]:
     by_stream: dict[str, set[date]] = {}
     for problem in result.problems:
         by_stream.setdefault(problem.stream, set()).add(problem.day)
+    return [
+        f"teei sync --company {result.company} --from {first} --to {last}"
+        + "".join(f" --stream {name}" for name in names)
+        for (first, last), names in ranges(by_stream)
+    ]
+
+
+def ranges(by_stream: Mapping[str, Collection[date]]) -> list[tuple[tuple[date, date], list[str]]]:
+    """Streams by their contiguous ranges of days, first and last one, in order: a run each, and nothing else."""
     by_window: dict[tuple[date, date], list[str]] = {}
     for stream, days in by_stream.items():
         for window in windows(sorted(days)):
             by_window.setdefault((window.first, window.last), []).append(stream)
-    return [
-        f"teei sync --company {result.company} --from {first} --to {last}"
-        + "".join(f" --stream {name}" for name in names)
-        for (first, last), names in sorted(by_window.items())
-    ]
+    return sorted(by_window.items())
 
 
 def connector(stream: str) -> str:

@@ -12,7 +12,23 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from teei_ingest.cli import audit, check, companies, erase, keys, person, play, privacy, query, setup, shred, sync
+from teei_ingest.cli import (
+    audit,
+    check,
+    companies,
+    conformance,
+    drift,
+    erase,
+    keys,
+    person,
+    play,
+    privacy,
+    quarantine,
+    query,
+    setup,
+    shred,
+    sync,
+)
 from teei_ingest.errors import SettingsError, TeeiError
 
 app = typer.Typer(
@@ -27,6 +43,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_FILES = 1024  # that may be open at once, if the hard limit allows it
 TRY, SET_UP, WORK, WATCH, PROTECT = "Try it", "Set up", "Work", "Watch", "Protect"
 
 app.command("demo", rich_help_panel=TRY)(play.demo)
@@ -40,6 +57,9 @@ app.command("sql", rich_help_panel=WORK)(query.sql)
 app.command("streams", rich_help_panel=WORK)(query.streams)
 app.command("health", rich_help_panel=WATCH)(check.health)
 app.command("doctor", rich_help_panel=WATCH)(check.doctor)
+app.command("conformance", rich_help_panel=WATCH)(conformance.conformance)
+app.command("drift", rich_help_panel=WATCH)(drift.drift)
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel=WATCH)
 app.add_typer(privacy.app, name="privacy", rich_help_panel=PROTECT)
 app.command("person", rich_help_panel=PROTECT)(person.person)
 app.command("erase", rich_help_panel=PROTECT)(erase.erase)
@@ -143,6 +163,9 @@ def _prepare() -> None:
 
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < _FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if hard < 0 else min(_FILES, hard), hard))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that all that was started is ended
     # Libraries have nothing to say to a person; what went wrong comes as an error of one line.
     logging.getLogger().addHandler(logging.StreamHandler() if "--debug" in sys.argv else logging.NullHandler())

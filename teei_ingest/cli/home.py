@@ -39,9 +39,9 @@ def prepare_dagster_home(settings: Settings) -> None:
         private_folder(home)
         link, config = home / _CONFIG, project_root() / _CONFIG
         if config.is_file() and (link.is_symlink() or not link.exists()) and link.resolve() != config.resolve():
-            temporary = link.with_name(f".{_CONFIG}.{os.getpid()}")
-            temporary.symlink_to(config)
-            temporary.replace(link)
+            link.unlink(missing_ok=True)
+            with suppress(FileExistsError):  # another process was faster
+                link.symlink_to(config)
 
 
 def sandbox_settings() -> Settings:

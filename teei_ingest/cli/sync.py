@@ -11,14 +11,19 @@ from teei_ingest.cli.complete import company_slugs, stream_names
 
 if TYPE_CHECKING:
     from teei_ingest.errors import TeeiError
+    from teei_ingest.settings import Settings
     from teei_ingest.sync import Figures, Problem, Request, Result
 
 
 def sync(
     context: typer.Context,
-    company: Annotated[str, typer.Option(metavar="SLUG", help="The company.", autocompletion=company_slugs)],
-    first: Annotated[str, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")],
-    last: Annotated[str, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; the open one may be it.")],
+    company: Annotated[
+        str | None, typer.Option(metavar="SLUG", help="The company.", autocompletion=company_slugs)
+    ] = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; the open one may be it.")
+    ] = None,
     stream: Annotated[
         list[str] | None,
         typer.Option(
@@ -27,6 +32,14 @@ def sync(
             autocompletion=stream_names,
         ),
     ] = None,
+    failed: Annotated[
+        bool,
+        typer.Option(
+            "--failed",
+            help="The partitions that are failed in Dagster, and only they: of all companies, or of one; between both "
+            "days, or all; of these streams, or all.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the reply as JSON and nothing else.")] = False,
 ) -> None:
     """Read days of a company's streams and keep their events.
@@ -37,9 +50,15 @@ def sync(
     from teei_ingest.cli import home
     from teei_ingest.cli.output import as_json, err, quiet_progress
     from teei_ingest.companies import load_companies
+    from teei_ingest.errors import UsageError
     from teei_ingest.sync import plan_request, reply
 
     settings = home.settle()
+    if failed:
+        _sync_failed(context, settings, company, first, last, stream or (), json=json)
+        return
+    if company is None or first is None or last is None:
+        raise UsageError("give --company, --from and --to, or --failed")
     request = plan_request(settings, load_companies(settings), company, first, last, stream or ())
     home.prepare_dagster_home(settings)
     if request.left_out:
@@ -57,13 +76,69 @@ def sync(
         raise typer.Exit(exit_code(result.problems))
 
 
+def _sync_failed(
+    context: typer.Context,
+    settings: Settings,
+    company: str | None,
+    first: str | None,
+    last: str | None,
+    names: Sequence[str],
+    *,
+    json: bool,
+) -> None:
+    """A run for each company and contiguous range of days; what cannot be asked for does not keep the others back."""
+    import time
+
+    from teei_ingest.cli import home
+    from teei_ingest.cli.output import as_json, err, out, quiet_progress
+    from teei_ingest.companies import load_companies
+    from teei_ingest.errors import TeeiError
+    from teei_ingest.sync import day_of, plan_request, ranges, reply, stream_named
+
+    typed_at = time.time()
+    companies = load_companies(settings)
+    slugs = [companies.get(company).slug] if company else companies.slugs
+    wanted = {stream_named(name).name for name in names}
+    home.prepare_dagster_home(settings)
+    with err().status("loading Dagster"):
+        from teei_ingest.defs.run import failed_partitions, run
+    found = failed_partitions(*(day_of(text) if text else None for text in (first, last)))
+    codes: set[int] = set()
+    replies = []
+    for slug in slugs:
+        days = {name: days for name, days in found.get(slug, {}).items() if not wanted or name in wanted}
+        for (begin, end), streams in ranges(days):
+            try:
+                request = plan_request(settings, companies, slug, f"{begin}", f"{end}", streams)
+                with quiet_progress(2 * len(streams) * len(request.window.days), slug) as progress:
+                    result = run(request, progress, debug=bool(context.obj), typed_at=typed_at)
+            except TeeiError as error:
+                err().print(f"teei: {error}", soft_wrap=True, markup=False)
+                codes.add(error.exit_code)
+                continue
+            replies.append({"company": slug, "from": f"{begin}", "to": f"{end}", **reply(result)})
+            if not json:
+                _show(request, result)
+            if not result.success:
+                codes.add(exit_code(result.problems))
+    if json:
+        as_json(replies)
+    elif not replies and not codes:
+        out().print("no partition is failed")
+    if codes:
+        raise typer.Exit(codes.pop() if len(codes) == 1 else 1)
+
+
 def _show(request: Request, result: Result) -> None:
-    from teei_ingest.cli.output import out
+    from teei_ingest.cli.output import out, program
 
     window = request.window
     days = f"{len(window.days)} days" if len(window.days) > 1 else "1 day"
     out().print(f"[bold]{request.company.name}[/] · {window.first} … {window.last} · {days} · run {result.run_id[:8]}")
     show_figures(result.streams)
+    bad = sum(figures.quarantined for figures in result.streams.values())
+    if bad:
+        out().print(f"[dim]{bad:,} quarantined: `{program()} quarantine list --company {result.company}`[/]")
     show_problems(result)
 
 
@@ -76,15 +151,18 @@ def show_figures(by_stream: Mapping[str, Figures]) -> None:
     total = sum(by_stream.values(), Figures())
     if total.suppressed:
         names.insert(5, "suppressed")
+    if total.warnings:
+        names.insert(-1, "warnings")
     rows = {name: _cells(figures, total) for name, figures in by_stream.items()}
     sums = _cells(total, total)
-    if out().width < 100:
+    if out().width < 110:
         short = {
             "quarantined": "bad",
             "duplicates": "dup",
             "suppressed": "sup",
             "out of window": "out",
             "requests": "req",
+            "warnings": "warn",
             "seconds": "s",
         }
         names = [short.get(name, name) for name in names]
@@ -95,7 +173,7 @@ def show_figures(by_stream: Mapping[str, Figures]) -> None:
 
 
 def _cells(figures: Figures, total: Figures) -> list[str]:
-    """A line of the table; those suppressed stand in it only where there are any."""
+    """A line of the table; those suppressed, and warnings, stand in it only where there are any."""
     suppressed = (figures.suppressed,) if total.suppressed else ()
     counts = (
         figures.fetched,
@@ -106,10 +184,14 @@ def _cells(figures: Figures, total: Figures) -> list[str]:
         figures.out_of_window,
     )
     checks = f"{figures.checks_passed:,}/{figures.checks:,}"
+    if figures.checks_passed + figures.warnings < figures.checks:
+        checks = f"[red]{checks}[/]"
+    warnings = (f"{figures.warnings:,}",) if total.warnings else ()
     return [
         *(f"{count:,}" for count in counts),
         f"{figures.requests:,}",
-        checks if figures.checks == figures.checks_passed else f"[red]{checks}[/]",
+        checks,
+        *warnings,
         f"{figures.seconds:.1f}",
     ]
 

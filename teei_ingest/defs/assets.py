@@ -5,7 +5,8 @@ events alone take what was left, or fetch. Good days are recorded one by one and
 bad day neither takes back nor skips another's.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -13,12 +14,13 @@ import dagster as dg
 
 from teei_ingest.contracts.base import VERSION
 from teei_ingest.defs import catalog, checks
-from teei_ingest.defs.partitions import by_company, key, open_day
+from teei_ingest.defs.partitions import by_company, key, open_day, split
 from teei_ingest.defs.resources import IngestResource, StoreResource
 from teei_ingest.errors import InternalError, TeeiError
 from teei_ingest.pipeline.days import windows
 from teei_ingest.pipeline.ingest import Outcome, Partition
 from teei_ingest.settings import Settings
+from teei_ingest.store.drift import ADDED, CHANGED, DROPPED, Change
 from teei_ingest.streams.base import Stream
 
 
@@ -64,7 +66,7 @@ def _materialize(
             continue
         for partition in outcome.good:
             for asset in sorted(selected):
-                yield _materialization(asset, company, stream, partition, outcome, work.policy.version)
+                yield materialization(asset, company, stream, partition, outcome, work.policy.version)
         try:
             yield from checks.evaluate(
                 context, stream, work, store.store, outcome.good, stored=stream.events in selected
@@ -75,6 +77,8 @@ def _materialize(
         for partition in outcome.bad:
             assert partition.error is not None
             failed[key(company, partition.day)] = partition.error
+            for one in partition.drift:
+                context.log.warning(f"{stream.name} {company}: {one.title} {one.change} ({one.type}); see `teei drift`")
         context.log.info(_summary(stream, company, outcome))
     if failed:
         raise dg.Failure(
@@ -106,9 +110,10 @@ def _run(work: Any, ingest: IngestResource, stream: Stream, days: list[date], se
     return chosen(days, started)
 
 
-def _materialization(
+def materialization(
     asset: str, company: str, stream: Stream, partition: Partition, outcome: Outcome, policy: str
 ) -> dg.AssetMaterialization:
+    """What is recorded of a partition of one of a stream's two assets."""
     metadata: dict[str, Any] = {
         "window": str(partition.window),
         "requests": partition.requests,
@@ -123,7 +128,12 @@ def _materialization(
         "unlisted_values": partition.unlisted,
         "seconds": round(outcome.seconds, 3),
         "contract": f"{stream.contract.__name__} {VERSION}",
+        "read_by": partition.read_by,
     }
+    if partition.requeued:
+        metadata["requeued"] = partition.requeued
+    if partition.drift:
+        metadata |= _drift(partition.drift)
     if partition.lag_s is not None:
         metadata["lag"] = dg.MetadataValue.float(partition.lag_s)
     if not partition.filtered_by_source:
@@ -131,6 +141,7 @@ def _materialization(
     if asset == stream.events:
         metadata |= {
             "carried": partition.carried,
+            "unchanged": partition.unchanged,
             "dagster/row_count": partition.kept + partition.carried,
             "read_from": "landing" if partition.from_landing else "source",
             "policy_version": policy,
@@ -138,6 +149,21 @@ def _materialization(
     else:
         metadata["dagster/row_count"] = partition.fetched
     return dg.AssetMaterialization(asset, partition=key(company, partition.day), metadata=metadata)
+
+
+def _drift(changes: Sequence[Change]) -> dict[str, Any]:
+    """Which fields came, went or changed their type, and how many of each; never a value."""
+    many: Counter[str] = Counter()
+    lines = ["| field | change | type | share of records | first seen |", "| --- | --- | --- | --- | --- |"]
+    for one in changes:
+        many[one.change] += one.fields
+        lines.append(f"| {one.title} | {one.change} | {one.type} | {one.share:.0%} | {one.first_seen} |")
+    return {
+        "drift": dg.MetadataValue.md("\n".join(lines)),
+        "fields_added": many[ADDED],
+        "fields_dropped": many[DROPPED],
+        "fields_changed": many[CHANGED],
+    }
 
 
 def _summary(stream: Stream, company: str, outcome: Outcome) -> str:
@@ -151,8 +177,11 @@ def _summary(stream: Stream, company: str, outcome: Outcome) -> str:
 
 
 def _failure(failed: dict[str, TeeiError]) -> str:
-    """One line: which partitions, and why."""
+    """One line: which partitions, why, and what tries them again."""
     reasons = {f"{error}" for error in failed.values()}
     keys = sorted(failed)
     shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-    return f"{len(keys)} partitions failed and keep what they had: {shown}: {'; '.join(sorted(reasons)[:3])}"
+    companies = {split(each)[0] for each in keys}
+    again = "teei sync --failed" + (f" --company {companies.pop()}" if len(companies) == 1 else "")
+    why = "; ".join(sorted(reasons)[:3])
+    return f"{len(keys)} partitions failed and keep what they had: {shown}: {why}. `{again}` tries them again"

@@ -13,6 +13,7 @@ COMPANIES = dg.DynamicPartitionsDefinition(name="company")
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
+TYPED_TAG = "teei/typed"  # of runs that a person typed: when, in seconds since 1970
 
 
 def partitions(settings: Settings) -> dg.MultiPartitionsDefinition:
@@ -55,3 +56,11 @@ def requested(tags: Mapping[str, str]) -> tuple[str, date, date] | None:
         return None
     (company, first), (other, last) = (split(str(end)) for end in ends)
     return (company, first, last) if company == other and first <= last <= open_day() else None
+
+
+def typed_at(tags: Mapping[str, str]) -> float | None:
+    """When the command was typed that wants a run, in seconds since 1970; None for any other run."""
+    try:
+        return float(tags[TYPED_TAG])
+    except (KeyError, ValueError):
+        return None

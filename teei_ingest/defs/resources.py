@@ -6,7 +6,8 @@ Each can be replaced in a test, all in one place: `build(…)` in `defs/build.py
 import os
 import threading
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -31,7 +32,10 @@ from teei_ingest.store.tables import Store
 from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.credentials import SystemCredentials, refuse_common_accounts, resolve
+from teei_ingest.vault.files import remove_dead
 from teei_ingest.vault.keys import KeyRing
+
+_Ingest = TypeVar("_Ingest", bound=Ingest)
 
 
 class SettingsResource(dg.ConfigurableResource[Any]):
@@ -73,17 +77,24 @@ class HttpResource(dg.ConfigurableResource[Any]):
     credentials: dg.ResourceDependency[CredentialsResource]
     page_size: int | None = None
 
+    _typed_at: float | None = PrivateAttr(default=None)
     _sources: dict[tuple[str, str], Source] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        self._typed_at = partitions.typed_at(context.run.tags) if context.run is not None else None
 
     def source(self, company: str, system: str) -> Source:
         """The client of a company for a system; its streams share it."""
         with self._lock:
             if (company, system) not in self._sources:
-                credentials = self.credentials.get(company, system)
-                source = Source(all_systems()[system], credentials, self.settings.settings)
-                self._sources[company, system] = source
+                self._sources[company, system] = self.open(company, system)
             return self._sources[company, system]
+
+    def open(self, company: str, system: str, **options: Any) -> Source:
+        """A client of its own; `options` are Source's: the place where a test gives it another clock."""
+        given = all_systems()[system], self.credentials.get(company, system), self.settings.settings
+        return Source(*given, typed_at=self._typed_at, **options)
 
     def close(self) -> None:
         """Close the connections."""
@@ -99,8 +110,10 @@ class StoreResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def store(self) -> Store:
-        """Delta tables by contract, created where they are missing."""
-        return open_store(self.settings.settings)
+        """Delta tables by contract, created where they are missing; leftovers of dead attempts are swept first."""
+        store = open_store(self.settings.settings)
+        store.sweep()
+        return store
 
 
 class LandingResource(dg.ConfigurableResource[Any]):
@@ -111,7 +124,9 @@ class LandingResource(dg.ConfigurableResource[Any]):
     @cached_property
     def landing(self) -> Landing:
         """What streams left; leftovers of dead attempts are swept first."""
-        landing = Landing(self.settings.settings)
+        settings = self.settings.settings
+        remove_dead(settings.home, besides=(Path(settings.store_uri), settings.dagster_home))
+        landing = Landing(settings)
         landing.sweep()
         return landing
 
@@ -159,23 +174,27 @@ class IngestResource(dg.ConfigurableResource[Any]):
     def ingest(self, stream: str, slug: str, run_id: str) -> Ingest:
         """Raises what is wrong with settings, registry or credentials."""
         if (stream, slug) not in self._known:
-            declared, settings = all_streams()[stream], self.settings.settings
-            company = self.settings.companies.get(slug)
-            credentials = self.credentials.get(slug, declared.system)
-            policy = policy_for(slug, company.privacy, company.places)
-            remember(settings, slug, policy)
-            self._known[stream, slug] = Ingest(
-                plan(stream),
-                company,
-                getattr(credentials, all_systems()[declared.system].tenant),
-                Places(settings, self.store.store, self.landing.landing, self.landing.quarantine),
-                self._ring(company),
-                policy,
-                lambda: self.http.source(slug, declared.system),
-                run_id=run_id,
-                page_size=self.http.page_size,
-            )
+            self._known[stream, slug] = self.made(Ingest, stream, slug, run_id)
         return self._known[stream, slug]
+
+    def made(self, kind: type[_Ingest], stream: str, slug: str, run_id: str) -> _Ingest:
+        """An Ingest of this kind. Raises as `ingest`."""
+        declared, settings = all_streams()[stream], self.settings.settings
+        company = self.settings.companies.get(slug)
+        credentials = self.credentials.get(slug, declared.system)
+        policy = policy_for(slug, company.privacy, company.places)
+        remember(settings, slug, policy)
+        return kind(
+            plan(stream),
+            company,
+            getattr(credentials, all_systems()[declared.system].tenant),
+            Places(settings, self.store.store, self.landing.landing, self.landing.quarantine),
+            self._ring(company),
+            policy,
+            lambda: self.http.source(slug, declared.system),
+            run_id=run_id,
+            page_size=self.http.page_size,
+        )
 
     def _ring(self, company: Company) -> KeyRing:
         """The company's keys; new ones only as long as no event of it was made with others."""

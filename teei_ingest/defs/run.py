@@ -5,6 +5,7 @@ loads Dagster and all definitions, which takes seconds: import it where it is us
 """
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +16,24 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.execution.api import execute_run_iterator
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.utils import make_new_run_id
+from dagster._utils.interrupts import capture_interrupts
 from filelock import FileLock
+from sqlalchemy.exc import DBAPIError
 
 from teei_ingest.definitions import defs
 from teei_ingest.defs import retention
-from teei_ingest.defs.partitions import COMPANIES, PARTITION, RANGE_END, RANGE_START, key, split
+from teei_ingest.defs.interrupts import Interrupts
+from teei_ingest.defs.partitions import COMPANIES, PARTITION, RANGE_END, RANGE_START, TYPED_TAG, key, split
 from teei_ingest.defs.sqlite import quicken
 from teei_ingest.errors import SettingsError, StoreError
 from teei_ingest.settings import Settings
@@ -29,6 +41,7 @@ from teei_ingest.store import open_store
 from teei_ingest.streams import all_streams
 from teei_ingest.sync import Figures, Problem, Request, Result
 
+DEFINITIONS = "teei_ingest.definitions"
 COMPANY_TAG = "teei/company"
 PROCESS_TAG = "teei/process"  # of runs that are executed by the process that asked for them
 _UNFINISHED = [
@@ -38,12 +51,22 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+# What SQLite says, and what to do.
+_DATABASE = {
+    "full": "is on a full disk: make room",
+    "disk i/o": "is on a full disk: make room",
+    "locked": "has been in use for too long: wait for whoever uses it",
+    "readonly": "may not be written: mend its permissions",
+    "unable to open": "cannot be opened: mend its permissions",
+}
+_INTERRUPTED = "interrupted; the days that were done are kept"
+_FILES = 256  # that a run may open at once: tables, databases, connections
 _COUNTS = ("fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window")
 
 
 @contextmanager
 def instance() -> Iterator[dg.DagsterInstance]:
-    """The instance in DAGSTER_HOME. Raises SettingsError if it cannot be opened."""
+    """The instance in DAGSTER_HOME. Raises SettingsError if it cannot be opened, StoreError if it fails later."""
     quicken()
     home = os.environ.get("DAGSTER_HOME", "")
     try:
@@ -52,10 +75,42 @@ def instance() -> Iterator[dg.DagsterInstance]:
     except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is mended in the same way
         kind = type(error).__name__
     else:
-        with opened:
-            yield opened
-        return
+        try:
+            with opened:
+                yield opened
+            return
+        except DBAPIError as error:  # its own text has the statement with its values
+            reason = str(error.orig).lower()
+        remedies = (remedy for sign, remedy in _DATABASE.items() if sign in reason)
+        raise StoreError(f"Dagster's database in {home} {next(remedies, 'cannot be used')}; then run it again")
     raise SettingsError(f"DAGSTER_HOME ({home or 'not set'}) cannot be used ({kind})")
+
+
+def _origin(job: str) -> RemoteJobOrigin:
+    """Where the UI finds a job, without which it cannot execute a run of it again; as `workspace.yaml` has it."""
+    target = LoadableTargetOrigin(module_name=DEFINITIONS)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=DEFINITIONS.partition(".")[0])
+    return RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job)
+
+
+def failed_partitions(first: date | None = None, last: date | None = None) -> dict[str, dict[str, set[date]]]:
+    """Days that are failed, by company and stream: those of the stream or of its events, within both days."""
+    found: dict[str, dict[str, set[date]]] = {}
+    graph = defs.get_repository_def().asset_graph
+    with instance() as opened:
+        for stream in all_streams().values():
+            for asset in (dg.AssetKey(stream.name), dg.AssetKey(stream.events)):
+                partitions_def = graph.get(asset).partitions_def
+                cached = get_and_update_asset_status_cache_value(opened, asset, partitions_def)
+                if cached is None or partitions_def is None:
+                    continue
+                with partition_loading_context(dynamic_partitions_store=opened):
+                    failed = cached.deserialize_failed_partition_subsets(partitions_def)
+                    keys = list(failed.get_partition_keys())
+                for company, day in map(split, keys):
+                    if (first is None or first <= day) and (last is None or day <= last):
+                        found.setdefault(company, {}).setdefault(stream.name, set()).add(day)
+    return found
 
 
 def known_companies() -> list[str]:
@@ -70,19 +125,32 @@ def add_companies(slugs: Iterable[str]) -> list[str]:
         return _add(opened, slugs)
 
 
-def run(request: Request, progress: Callable[[int], None] = lambda count: None, *, debug: bool = False) -> Result:
+def run(
+    request: Request,
+    progress: Callable[[int], None] = lambda count: None,
+    *,
+    debug: bool = False,
+    typed_at: float | None = None,
+) -> Result:
     """Materialize a request in one run and in this process; `progress` hears of every partition of an asset.
 
-    What fails is in the result. With `debug` Dagster's log goes to standard error.
+    What fails is in the result. With `debug` Dagster's log goes to standard error. `typed_at` is when a person typed
+    the command, in seconds since 1970: by default now.
     """
-    with instance() as opened:
+    if 0 <= (most := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < _FILES:
+        raise SettingsError(
+            f"this process may open {most} files, which is too few: `ulimit -n 1024`, then run it again"
+        )
+    run_id = make_new_run_id()
+    told = _Told(request, run_id, progress)
+    with capture_interrupts(), Interrupts(lambda: _give_up(run_id)) as interrupts, instance() as opened:
+        _end_stuck(opened)
         _add(opened, [request.company.slug])
         keys = {dg.AssetKey(name) for stream in request.streams for name in (stream, all_streams()[stream].events)}
         job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)
         assert job is not None
         window = request.window
-        run_id = make_new_run_id()
-        told = _Told(request, run_id, progress)
+        interrupts.check()
         with _ended(opened, run_id):
             made = opened.create_run_for_job(
                 run_id=run_id,
@@ -93,14 +161,32 @@ def run(request: Request, progress: Callable[[int], None] = lambda count: None, 
                     RANGE_START: key(request.company.slug, window.first),
                     RANGE_END: key(request.company.slug, window.last),
                     COMPANY_TAG: request.company.slug,
-                    PROCESS_TAG: str(os.getpid()),
+                    PROCESS_TAG: _identity(os.getpid()),
+                    TYPED_TAG: str(time.time() if typed_at is None else typed_at),
                 },
+                remote_job_origin=_origin(job.name),
             )
-            for event in execute_run_iterator(InMemoryJob(job), made, opened):
-                told.hear(event)
-            if told.interrupted:
-                raise KeyboardInterrupt  # which Dagster took for a failure
+            interrupts.check()
+            is_ending = False
+            with suppress(dg.DagsterExecutionInterruptedError):
+                for event in execute_run_iterator(InMemoryJob(job), made, opened):
+                    told.hear(event)
+                    if (interrupts.happened or _is_interrupt(event)) and event.step_key and not is_ending:
+                        is_ending = True
+                        opened.report_run_canceling(made)  # else Dagster takes it for a failure
+                        if not event.is_step_failure:
+                            signal.raise_signal(signal.SIGTERM)  # what the first one raised may have got lost
+            if is_ending or interrupts.happened:
+                ended = opened.get_run_by_id(run_id)
+                if ended and ended.status is dg.DagsterRunStatus.FAILURE:  # so Dagster has it, before the first step
+                    opened.report_run_canceled(ended, message=_INTERRUPTED)
+                raise KeyboardInterrupt
         return told.result()
+
+
+def _is_interrupt(event: dg.DagsterEvent) -> bool:
+    error = event.step_failure_data.error if event.is_step_failure else None
+    return error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__
 
 
 @contextmanager
@@ -109,9 +195,19 @@ def _ended(opened: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        made = opened.get_run_by_id(run_id)
-        if made is not None and not made.is_finished:
-            opened.report_run_canceled(made, message="interrupted; the days that were done are kept")
+        _cancel(opened, run_id)
+
+
+def _give_up(run_id: str) -> None:
+    with instance() as opened:
+        _cancel(opened, run_id)
+
+
+def _cancel(opened: dg.DagsterInstance, run_id: str) -> None:
+    """Unless the run has ended."""
+    made = opened.get_run_by_id(run_id)
+    if made is not None and not made.is_finished:
+        opened.report_run_canceled(made, message=_INTERRUPTED)
 
 
 def _add(opened: dg.DagsterInstance, slugs: Iterable[str]) -> list[str]:
@@ -135,7 +231,6 @@ class _Told:
         self._begun: dict[str, float] = {}
         self._run_id = run_id
         self._broken = ""
-        self.interrupted = False
         streams = all_streams()
         self._stream_of = {streams[name].events: name for name in request.streams} | {n: n for n in request.streams}
 
@@ -155,7 +250,8 @@ class _Told:
             if kind is dg.DagsterEventType.STEP_FAILURE:
                 self._failed(name, event.step_failure_data)
         elif kind is dg.DagsterEventType.RUN_FAILURE and not self._problems:
-            self._broken = f"run {self._run_id} failed before it began; `--debug` shows why"
+            when = "broke off" if self._begun else "failed before it began"
+            self._broken = f"run {self._run_id} {when}: `teei doctor` looks for the reason, `--debug` shows where"
         elif kind is dg.DagsterEventType.RUN_CANCELED:
             self._broken = f"run {self._run_id} was cancelled; the days that were done are kept"
 
@@ -197,7 +293,9 @@ class _Told:
         figures = self._figures[stream]
         figures.checks += 1
         figures.checks_passed += evaluation.passed
-        if not evaluation.passed:
+        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
+            figures.warnings += 1
+        elif not evaluation.passed:
             day = split(str(evaluation.partition))[1]
             message = f"check {evaluation.check_name}: {evaluation.description}"
             self._problems.append(Problem(stream, day, "check_failed", message))
@@ -211,9 +309,6 @@ class _Told:
         if reasons:
             return
         kind = failure.error.cls_name if failure.error else "error"
-        if kind == dg.DagsterExecutionInterruptedError.__name__:
-            self.interrupted = True
-            return
         message = told.description if told else f"unexpected {kind}; `--debug` shows where"
         days = [day for day in self._request.window.days if day not in self._done[stream]]
         self._problems += [Problem(stream, day, "unexpected", message) for day in days or self._request.window.days]
@@ -299,10 +394,14 @@ def stuck_runs() -> list[str]:
 def end_stuck_runs() -> list[str]:
     """Record those runs as failed; their ids. What they had committed stays, and they can be run again."""
     with instance() as opened:
-        found = _stuck(opened)
-        for run in found:
-            opened.report_run_failed(run, "its process is gone")
-        return [run.run_id for run in found]
+        return _end_stuck(opened)
+
+
+def _end_stuck(opened: dg.DagsterInstance) -> list[str]:
+    found = _stuck(opened)
+    for run in found:
+        opened.report_run_failed(run, "its process is gone")
+    return [run.run_id for run in found]
 
 
 def _stuck(opened: dg.DagsterInstance) -> list[dg.DagsterRun]:
@@ -310,20 +409,34 @@ def _stuck(opened: dg.DagsterInstance) -> list[dg.DagsterRun]:
         return []
     statuses = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     runs = opened.get_runs(dg.RunsFilter(statuses=statuses))
-    return [run for run in runs if not _is_alive(_process_of(opened, run))]
+    return [run for run in runs if not _is_alive(_process_of(opened, run), _asker(run))]
+
+
+def _asker(run: dg.DagsterRun) -> str:
+    """The process that asked for a run and executes it; a run that is executed again has its parent's tags."""
+    return run.tags.get(PROCESS_TAG, "") if run.parent_run_id is None else ""
+
+
+def _identity(pid: int) -> str:
+    """A process's id and, on Linux, when it began: in a container the next process often has the same id."""
+    with suppress(OSError):
+        return f"{pid}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    return str(pid)
 
 
 def _process_of(opened: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
-    if PROCESS_TAG in run.tags:
-        return int(run.tags[PROCESS_TAG])
+    if asker := _asker(run):
+        return int(asker.partition("-")[0])
     records = opened.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START, limit=1).records
     event = records[0].event_log_entry.dagster_event if records else None
     return event.pid if event else None
 
 
-def _is_alive(pid: int | None) -> bool:
+def _is_alive(pid: int | None, identity: str = "") -> bool:
     if pid is None:
         return True
+    if "-" in identity and identity != _identity(pid):
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -106,6 +106,12 @@ def resolve(settings: Settings, companies: Companies, company: Company, system: 
     )
 
 
+def with_address(settings: Settings, company: Company, system: System, url: str) -> Settings:
+    """The settings with another base address of a system for this company; `resolve` checks it."""
+    variable = _shape(system).own(system.url_variable, company)
+    return Settings.load({**settings.environ, variable: url})
+
+
 def status(settings: Settings, companies: Companies, company: Company, system: str | System) -> CredentialStatus:
     """Like `resolve`, without raising: unconfigured means not used, or no variable of it is set at all."""
     shape = _shape(system)

@@ -9,7 +9,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -93,14 +93,16 @@ def older(paths: Iterable[Path], than: float) -> Iterator[Path]:
                 yield path
 
 
-def remove_dead(folder: Path) -> int:
-    """Remove, in all folders below, what processes that no longer run were writing; the number of files."""
+def remove_dead(folder: Path, besides: Collection[Path] = ()) -> int:
+    """Remove, in all folders below but `besides`, what processes that no longer run were writing; the number."""
     removed = 0
-    for path in folder.rglob(f".*{_TEMPORARY}"):
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            removed += 1
+    for name, folders, files in os.walk(folder):
+        folders[:] = [one for one in folders if Path(name, one) not in besides]
+        for path in (Path(name, one) for one in files if one.startswith(".") and one.endswith(_TEMPORARY)):
+            with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                removed += 1
     return removed
 
 

@@ -165,14 +165,17 @@ def tombstone(settings: Settings, company: Company) -> Path:
 
 
 def shredded(settings: Settings, company: Company) -> str | None:
-    """When the company was shredded; empty as long as that is not done, None if it was not."""
+    """When the company was shredded; empty as long as that is not done, None if it was not. Raises KeyringError."""
     path = tombstone(settings, company)
     try:
         return str(json.loads(path.read_bytes())["ended"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""
+    except OSError as error:
+        reason = error.strerror
+    raise KeyringError(f"the keys in {path.parent} cannot be read: {reason}; mend that", company=company.slug)
 
 
 def refuse_shredded(settings: Settings, company: Company) -> None:
