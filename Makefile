@@ -13,10 +13,10 @@ endif
 # Nothing here calls home.
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: help setup demo dev test test-all lint format bench privacy canary lock docs clean
+.PHONY: help setup demo dev test test-all test-machine lint format bench privacy canary chaos kill mutation lock docs clean
 
 help: ## list these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv from the lock file
 
@@ -35,10 +35,13 @@ dev: setup ## the sandbox and the Dagster UI together; Ctrl-C ends both
 	@$(BIN)/teei dev
 
 test: setup ## the tests that every change runs
-	@$(BIN)/pytest -n 2 --dist loadfile -m 'not long'
+	@$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not machine'
 
 test-all: test ## and the long ones: daemons, browsers, what CI runs
 	@$(BIN)/pytest -n 2 --dist loadfile -m long
+
+test-machine: setup ## what wants the machine for itself: full disks, signals, kills, a misbehaving sandbox
+	@$(BIN)/pytest -m machine
 
 lint: setup ## style, types, and the rule that keeps dagster inside defs/
 	@$(BIN)/ruff check .
@@ -57,6 +60,19 @@ privacy: setup ## attack every privacy promise; writes docs/privacy-proof.json
 
 canary: setup ## plant thousands of personal values and look for them in every byte that is left
 	@$(BIN)/python -m teei_ingest_tests.proof canary
+
+CASES ?= 10000
+KILLS ?= 100
+SAMPLE ?= 300
+
+chaos: setup ## CASES=10000 small syncs against a sandbox that misbehaves; SEED=… repeats them
+	@$(BIN)/python -m teei_ingest_tests.chaos --cases $(CASES) $(if $(SEED),--seed $(SEED))
+
+kill: setup ## KILLS=100 times kill -9 at random moments and at named points, then sync again and compare
+	@$(BIN)/python -m teei_ingest_tests.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+mutation: setup ## break the product in SAMPLE=300 places, one at a time, and see whether the tests notice; hours
+	@$(BIN)/python -m teei_ingest_tests.mutation --sample $(SAMPLE) $(if $(SEED),--seed $(SEED)) $(FOLDERS)
 
 docs: setup ## write the generated pages and schemas anew
 	@$(BIN)/python -m teei_ingest.docs

@@ -107,7 +107,7 @@ Answer = Callable[[Ask], Reply]
 
 @dataclass
 class Answering:
-    """A server that gives tokens to everybody and answers lists as `answer` says; `asked` holds what came."""
+    """A server that is well, gives tokens to everybody and answers lists as `answer` says; `asked` holds what came."""
 
     url: str
     answer: Answer
@@ -156,6 +156,9 @@ def answering(answer: Answer) -> Iterator[Answering]:
         def do_GET(self) -> None:
             split = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(split.query).items()}
+            if split.path.endswith("/health"):
+                self._send(Reply(b'{"status": "ok"}'))
+                return
             with lock:
                 stream = _stream_of(split.path, query)
                 ask = Ask(stream, 1 + sum(one.stream == stream for one in served.asked), query)
@@ -196,15 +199,21 @@ def lists(data: Mapping[str, Sequence[Record]]) -> Answer:
 
 
 def worker(
-    place: Home, stream: str, *, company: str = ACME.slug, now: datetime = NOW, page_size: int | None = None
+    place: Home,
+    stream: str,
+    *,
+    company: str = ACME.slug,
+    now: datetime = NOW,
+    page_size: int | None = None,
+    **source_options: Any,
 ) -> Ingest:
-    """One stream of one company at work in a home, without Dagster."""
+    """One stream of one company at work in a home, without Dagster; its source may have another clock and sleep."""
     settings = Settings.load(place.environ)
     companies = load_companies(settings)
     owner, declared = companies.get(company), all_streams()[stream]
     system = all_systems()[declared.system]
     credentials = resolve(settings, companies, owner, declared.system)
-    source = Source(system, credentials, settings)
+    source = Source(system, credentials, settings, **source_options)
     return Ingest(
         plan(stream),
         owner,

@@ -25,7 +25,8 @@ from teei_ingest_tests.running import Home
 CONFIG = SandboxConfig()
 FIRST = date(2024, 1, 15)
 STREAM = "benevity_volunteers"
-CHECKS = {"contract": STREAM, "no_personal_data": f"{STREAM}_events"}
+AUDITS = {"contract": STREAM, "no_personal_data": f"{STREAM}_events"}
+CHECKS = {**AUDITS, "quarantine": STREAM}
 
 Change = Callable[[DeltaTable, str], Any]
 
@@ -93,7 +94,7 @@ def run(
     definitions = build(place.environ, store=store)
     result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=place.instance,
-        asset_selection=[dg.AssetKey(asset) for asset in CHECKS.values()],
+        asset_selection=[dg.AssetKey(asset) for asset in AUDITS.values()],
         tags={RANGE_START: partition_keys[0], RANGE_END: partition_keys[-1]},
     )
     return definitions, result
@@ -125,6 +126,9 @@ def test_every_partition_is_evaluated_and_bound_to_its_materialization(place: Ho
             target = evaluation.target_materialization_data
             assert target is not None
             assert (target.storage_id, target.run_id) == (ids[each], result.run_id)
+            if check not in AUDITS:
+                assert evaluation.metadata["quarantined"].value == 0
+                continue
             rules = evaluation.metadata["rules"].value
             assert isinstance(rules, str)
             assert {"contract": "required", "no_personal_data": "identifier"}[check] in rules.split(", ")

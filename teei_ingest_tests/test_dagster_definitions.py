@@ -107,10 +107,16 @@ def test_events_say_where_they_are(specs: dict[str, dg.AssetSpec]) -> None:
         assert metadata["dagster/table_name"] == stream.contract.table
 
 
-def test_two_checks_for_each_stream(definitions: dg.Definitions) -> None:
+def test_three_checks_for_each_stream(definitions: dg.Definitions) -> None:
     found = {(key.asset_key.to_user_string(), key.name) for key in definitions.resolve_asset_graph().asset_check_keys}
-    assert found == {(stream.name, "contract") for stream in STREAMS} | {
-        (stream.events, "no_personal_data") for stream in STREAMS
+    assert found == {
+        (asset, check)
+        for stream in STREAMS
+        for asset, check in (
+            (stream.name, "contract"),
+            (stream.name, "quarantine"),
+            (stream.events, "no_personal_data"),
+        )
     }
 
 

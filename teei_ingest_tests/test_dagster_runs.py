@@ -171,7 +171,8 @@ def test_a_failed_day_is_exact(place: Home, source: Proxy) -> None:
     assert told is not None
     assert told.description == (
         "1 partitions failed and keep what they had: acme-corp|2024-01-17: "
-        "benevity/benevity_volunteers acme-corp: answers with status 500; try again later"
+        "benevity/benevity_volunteers acme-corp: answers with status 500; try again later. "
+        "`teei sync --failed --company acme-corp` tries them again"
     )
     assert [(name, str(value.value).partition(":")[0]) for name, value in told.metadata.items()] == [
         ("acme-corp|2024-01-17", "source_down")
@@ -321,5 +322,5 @@ def test_a_partition_without_a_company_is_an_error(place: Home) -> None:
     assert not result.success
     assert failures(result) == [
         "1 partitions failed and keep what they had: gone-co|2024-01-15: there is no company 'gone-co'; "
-        "known are: acme-corp, globex-inc, initech-ab"
+        "known are: acme-corp, globex-inc, initech-ab. `teei sync --failed --company gone-co` tries them again"
     ]

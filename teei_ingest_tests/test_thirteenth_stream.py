@@ -232,9 +232,9 @@ def test_one_file_is_a_stream(tmp_path: Path, name: str) -> None:
     assert told["package"].startswith(str(root))
     assert len(told["streams"]) == 13
     assert name in told["streams"]
-    assert len(told["assets"]) - 1 == len(told["checks"]) == 26  # and `retention`
+    assert len(told["assets"]) - 1 == 2 * 13 and len(told["checks"]) == 3 * 13  # and `retention`
     assert {name, f"{name}_events"} <= set(told["assets"])
-    assert {f"{name}: contract", f"{name}_events: no_personal_data"} <= set(told["checks"])
+    assert {f"{name}: contract", f"{name}: quarantine", f"{name}_events: no_personal_data"} <= set(told["checks"])
     assert told["group"] == VARIANTS[name]["SYSTEM"]
 
     assert told["failures"] == []
@@ -242,7 +242,8 @@ def test_one_file_is_a_stream(tmp_path: Path, name: str) -> None:
     assert len(metadata) == 3
     assert all(one["kept"] == one["fetched"] - one["out_of_window"] > 5 for one in metadata)
     assert all(one["contract"] == "Pledge v1" for one in metadata)
-    assert sorted(map(tuple, told["checked"])) == [("contract", True)] * 3 + [("no_personal_data", True)] * 3
+    checks = ("contract", "no_personal_data", "quarantine")
+    assert sorted(map(tuple, told["checked"])) == [(check, True) for check in checks for _ in range(3)]
     asked = told["requests"][VARIANTS[name]["SYSTEM"]]["/v9/pledges"]
     assert set(asked) == {"200"}
     assert asked["200"] > (8 if name.startswith("verdant") else 1)

@@ -235,7 +235,7 @@ _NAMED = (
         "unfinished files left by a purge",
         _TABLES,
         ("test_erase.py::test_what_a_killed_writer_left_of_them",),
-        (("            path.unlink(missing_ok=True)\n", "            pass\n"),),
+        (("  # nobody writes now\n            path.unlink(missing_ok=True)\n", "\n            pass\n"),),
     ),
     _Named(
         "purge beside readers",

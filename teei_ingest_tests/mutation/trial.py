@@ -95,7 +95,14 @@ class Copy:
     def _run(self, tests: Sequence[str]) -> tuple[int | None, str]:
         """pytest's exit code, None if it took too long, and what it said."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider"]
-        command += ["-m", "not long", "-o", f"timeout={_TEST_LIMIT_S}", "--basetemp", str(self._folder / "tests")]
+        command += [
+            "-m",
+            "not long and not machine",
+            "-o",
+            f"timeout={_TEST_LIMIT_S}",
+            "--basetemp",
+            str(self._folder / "tests"),
+        ]
         # Under CI, hypothesis draws the same examples each time.
         variables = base() | {"PYTHONPATH": str(self._tree), "CI": "1"}
         with tempfile.TemporaryFile("w+", errors="replace") as said:

@@ -759,7 +759,7 @@ def _kintell_sessions(company: Company, wire: _Wire) -> dict[str, Any]:
         session=_struct(
             enrollment_id=wire.text("enrollment_id"),
             session_date=wire.instant("session_date"),
-            duration_minutes=wire.whole("duration_minutes"),
+            duration_minutes=wire.whole("duration_minutes", 0),
             completed=wire.flag("completed"),
         ),
     )
@@ -884,7 +884,7 @@ def _buddy_events(company: Company, wire: _Wire) -> dict[str, Any]:
         "description": _gone(wire.text("description")),
         "location": _gone(wire.text("location")),
         "attendees": None if attendees is None else [_person("buddy", one) for one in attendees],
-        "duration_minutes": wire.whole("duration_minutes"),
+        "duration_minutes": wire.whole("duration_minutes", 0),
         "skills_shared": _labels(wire.texts("skills_shared")),
     }
 
