@@ -1,4 +1,4 @@
-"""Each stream, really ingested from a server that plays it: complete, exact, repeatable, private, and clear when it fails."""
+"""Each stream, really ingested from a server that plays it: complete, exact, repeatable, private, clear when it fails."""
 
 from __future__ import annotations
 
