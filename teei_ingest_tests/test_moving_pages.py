@@ -103,6 +103,22 @@ def test_a_change_between_two_pages(home: Callable[..., Home], stream: str, open
             assert partition.pages > COUNT // SIZE
 
 
+@pytest.mark.parametrize("stream", [stream for stream in STREAMS if not isinstance(declared(stream).paging, Cursor)])
+def test_a_record_that_moves_to_where_was_read_is_kept(home: Callable[..., Home], stream: str) -> None:
+    """On the open day, in a list that has the newest first: it is on no page that is still to come."""
+
+    class NewestFirst(Moving):
+        def records(self, since: str, until: str | None) -> list[Record]:
+            return super().records(since, until)[::-1]
+
+    day = datetime.now(UTC).date()
+    for number, moment in ((0, 1), (0, 2), (3, 1), (COUNT - 1, 1)):
+        moving = NewestFirst(stream, day, number, moment, "changes")
+        partition, times = sync(home, moving, day)
+        assert partition.error is None, str(partition.error)
+        assert times == sorted(instant(time).isoformat() for time in moving.times.values())
+
+
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_list_that_never_rests_is_a_clear_failure(home: Callable[..., Home], stream: str) -> None:
     class Restless(Moving):

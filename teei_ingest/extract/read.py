@@ -105,7 +105,7 @@ class Reading(Generic[P]):
             if ends_by_time and self._is_beyond(page):
                 return
         if self.pages > 1 and not ends_by_time:
-            self._refuse_movement()
+            yield from self._missed()
 
     def _remember(self, page: P) -> None:
         """Which records were read, in which version: 16 bytes for each."""
@@ -113,19 +113,26 @@ class Reading(Generic[P]):
         self._versions.append(np.fromiter(map(hash, versions), np.int64, len(versions)))
         self._ids.append(np.fromiter((hash(name) for name, _ in versions), np.int64, len(versions)))
 
-    def _refuse_movement(self) -> None:
-        """Raises PagesMoved if a record that was read has changed since the reading began.
+    def _missed(self) -> Iterator[P]:
+        """Pages with records that changed or appeared since the reading began, and were not where it came by.
 
-        It left its place then, and what came behind it moved up: by page number or index the next page begins one
-        record too late. Nothing else tells, where the total is not sent or stays the same.
+        Raises PagesMoved if a record that was read has changed. It left its place then, and what came behind it moved
+        up: by page number or index the next page begins one record too late. Nothing else tells, where the total is not
+        sent or stays the same.
         """
         read, ids = np.concatenate(self._versions), np.concatenate(self._ids)
-        for name, moment in (version for page in self._changes() for version in page.versions):
-            versions = int((ids == hash(name)).sum())
-            # Where it is now it may have been read, too: from where it was, if it moved meanwhile.
-            is_known = bool((read == hash((name, moment))).any())
-            if versions > is_known and not (is_known and _before(moment, self._began)):
-                raise self._fail(PagesMoved, "a record changed while its list was read page by page")
+        is_open = self._end_ns > (self._began - _EPOCH) // timedelta(microseconds=1) * 1000
+        for page in self._changes():
+            is_new = False
+            for name, moment in page.versions:
+                versions = int((ids == hash(name)).sum())
+                # Where it is now it may have been read, too: from where it was, if it moved meanwhile.
+                is_known = bool((read == hash((name, moment))).any())
+                if versions > is_known and not (is_known and _before(moment, self._began)):
+                    raise self._fail(PagesMoved, "a record changed while its list was read page by page")
+                is_new |= not versions
+            if is_new and is_open:  # else it is of no day that is read
+                yield page
 
     def _changes(self) -> Iterator[P]:
         """The first pages of what changed since the reading began; none from a source that does not say."""
