@@ -214,28 +214,6 @@ def test_carried_rows_are_in_the_metadata(place: Home, server: Answering) -> Non
 # --- windows -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", STREAMS)
-def test_the_borders_of_a_day_are_exact_to_the_nanosecond(place: Home, server: Answering, stream: str) -> None:
-    before = ["2024-01-14T23:59:59.999999999Z", "2024-01-15T00:59:59.999999999+01:00"]
-    inside = [
-        "2024-01-15T00:00:00Z",
-        "2024-01-15T01:00:00.000000001+01:00",
-        "2024-01-15T23:59:59.999999999Z",
-        "2024-01-15T18:59:59.999999999-05:00",
-    ]
-    after = ["2024-01-16T00:00:00Z", "2024-01-16T01:00:00+01:00"]
-    everything = [record(stream, f"r-{n}", moment) for n, moment in enumerate(before + inside + after)]
-    server.answer = lists({stream: everything})
-
-    partition = only(worker(place, stream).both([DAY]))
-
-    assert partition == {"fetched": 8, "kept": 4, "out_of_window": 4}
-    rows = stored(place, stream)
-    assert len(rows) == 4
-    assert {row["day"] for row in rows} == {DAY}
-    assert {row["source_timestamp"].date() for row in rows} == {DAY}
-
-
 def moment_of(stream: str, one: Record) -> str:
     value: Any = one
     for key in declared(stream).source_timestamp.split("/"):

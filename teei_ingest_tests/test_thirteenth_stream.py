@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -265,6 +266,20 @@ def test_one_file_is_a_stream(tmp_path: Path, name: str) -> None:
     listed = python(root, "-c", "from teei_ingest.cli import main; main()", "streams", "--json", TEEI_HOME=str(folder))
     (entry,) = [one for one in json.loads(listed) if one["stream"] == name]
     assert (entry["contract"], entry["table"]) == ("Pledge", "pledge_events")
+
+
+def test_one_file_is_tested_like_every_stream(tmp_path: Path) -> None:
+    """The suite in `conformance/` takes the new stream, as often as any other, and it passes."""
+    name = "verdant_pledges"
+    root = project(tmp_path, {f"streams/{name}.py": declaration(name), "systems/verdant.py": SYSTEM})
+    suite = str(PACKAGE.parent / "teei_ingest_tests" / "conformance")
+    done = python(root, "-m", "pytest", "--import-mode=append", "-p", "no:cacheprovider", suite, "-k", name)
+
+    match = re.search(r"(\d+) passed, (\d+) deselected", done)
+    assert match is not None, done
+    passed, others = map(int, match.groups())
+    assert passed > 8
+    assert others == 12 * passed
 
 
 def test_a_slip_in_the_file_ends_the_import(tmp_path: Path) -> None:
