@@ -428,8 +428,9 @@ def _faults() -> str:
                 outcomes.setdefault(fault.outcome(stream), []).append(name)
         usual = max(outcomes, key=lambda outcome: len(outcomes[outcome]))
         others = "; ".join(f"{one}: {', '.join(names)}" for one, names in outcomes.items() if one != usual)
-        rows.append([f"`{fault.name}`", fault.description, f"{usual} ({others})" if others else usual])
-    return _table(["Fault", "What the sandbox does", "What the product does"], rows)
+        does = f"{usual} ({others})" if others else usual
+        rows.append([f"`{fault.name}`", fault.description, does, f"`test_fault[{fault.name}-…]`"])
+    return _table(["Fault", "What the sandbox does", "What the product does", "Test"], rows)
 
 
 def _proofs() -> str:

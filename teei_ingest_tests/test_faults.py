@@ -6,6 +6,7 @@ fails and keeps what it had; when the fault is over, it is read as it is now.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,9 +19,12 @@ import pytest
 
 from teei_ingest.pipeline.ingest import Partition
 from teei_ingest.sandbox.app import Sandbox
+from teei_ingest.sandbox.config import credential
 from teei_ingest.sandbox.faults import FAULTS, At, Fault, Heals, Plan
 from teei_ingest.sandbox.lists import Ask
 from teei_ingest.sandbox.server import SandboxConfig, environment, serving
+from teei_ingest.settings import project_root
+from teei_ingest.systems import all_systems
 from teei_ingest_tests.conftest import MASTER_KEY
 from teei_ingest_tests.extracting import Clock
 from teei_ingest_tests.feeding import ACME, declared, quarantined, stored, worker
@@ -170,6 +174,33 @@ def check(
         assert partition.requests > pages
     if expected is Heals.REREAD:
         assert partition.pages > pages
+
+
+def test_every_row_of_the_table_has_its_tests() -> None:
+    played = {(case.values[0].name, case.values[1]) for case in cases()}
+    assert {name for name, _ in played} == set(FAULTS)
+    table = (project_root() / "docs/faults.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \|.*\| `test_fault\[(\S+)-…\]` \|$", table, re.MULTILINE)
+    assert [name for name, _ in rows] == [test for _, test in rows] == list(FAULTS)
+    for fault in FAULTS.values():
+        expected = {fault.outcome(declared(name)) for name in STREAMS if fault.applies(declared(name))}
+        assert {fault.outcome(declared(stream)) for name, stream in played if name == fault.name} == expected
+
+
+def test_new_credentials_end_the_failure_after_a_rotation(played: Played, tmp_path: Path) -> None:
+    """The old ones are refused for good; nothing but the environment has to change."""
+    stream = "workday_directory"
+    played.begin(stream)
+    home = played.copy(tmp_path)
+    played.sandbox.faults = Plan.parse({"faults": [{"fault": "credentials-rotated", "stream": stream, "request": 2}]})
+    for _ in range(2):
+        error = played.read(home, stream).error
+        assert error is not None and error.code == "bad_credentials"
+        played.clock.now += 7200
+    secret = credential(all_systems()["workday"], "client_secret", ACME.slug, rotated=True)
+    environ = {**home.environ, "WORKDAY_ACME_CORP_CLIENT_SECRET": secret}
+    assert played.read(replace(home, environ=environ), stream).error is None
+    assert stored(home, stream) == played.rows[stream]
 
 
 def ids(rows: list[dict[str, Any]]) -> set[str]:

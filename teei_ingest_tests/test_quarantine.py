@@ -289,6 +289,7 @@ def test_the_same_twice_is_a_duplicate_and_another_version_stays(place: Place) -
     assert (left["reason"], left["rule"]) == ("conflict", "conflicting_versions")
 
 
+@pytest.mark.long
 def test_records_without_a_time_come_to_their_own_day(place: Place) -> None:
     stream = all_streams()[KINTELL]
     made = [record(KINTELL, f"k-{n}", at(n, day)) for n, day in enumerate((DAY, NEXT, NEXT), 1)]
@@ -340,6 +341,7 @@ def test_what_another_reading_set_aside_is_not_mixed_with_what_is_stored(place: 
     assert place.rows(KINTELL) == before and place.quarantine("list")[0]["records"] == 2
 
 
+@pytest.mark.long
 def test_files_of_older_versions_are_shown_but_not_brought_in(place: Place) -> None:
     broken_day(place)
     settings = Settings.load()

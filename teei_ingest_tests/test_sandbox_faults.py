@@ -39,7 +39,7 @@ NUMBERED, INDEXED, CURSOR, KEYED = "benevity_volunteers", "workday_directory", "
 ONE_EACH = (NUMBERED, INDEXED, CURSOR)
 GLOBEX = "globex-inc"
 LIMIT = 5
-SILENCE_S = 0.3
+PATIENCE_S, SILENCE_S = 20, 0.2
 
 Record = dict[str, Any]
 shown: set[str] = set()
@@ -65,12 +65,14 @@ class Raw:
         return json.loads(self.body)
 
 
-def ask(url: str, target: str, headers: dict[str, str], body: bytes | None = None) -> Raw:
+def ask(
+    url: str, target: str, headers: dict[str, str], body: bytes | None = None, patience_s: float = PATIENCE_S
+) -> Raw:
     """One request on a connection of its own, read up to its length, its end, or a silence."""
     host, port = url.removeprefix("http://").split(":")
     got, end = b"", ""
     with socket.create_connection((host, int(port))) as connection:
-        connection.settimeout(SILENCE_S)
+        connection.settimeout(patience_s)
         lines = [f"{'GET' if body is None else 'POST'} {target} HTTP/1.1", f"Host: {host}:{port}"]
         lines += [f"{name}: {value}" for name, value in headers.items()] + [f"Content-Length: {len(body or b'')}"]
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + (body or b""))
@@ -112,6 +114,10 @@ class Wire:
     running: Running
     now: list[float]
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
+    patience_s: float = PATIENCE_S
+
+    def ask(self, target: str, headers: dict[str, str], body: bytes | None = None) -> Raw:
+        return ask(self.running.url, target, headers, body, self.patience_s)
 
     def client(self, company: str = ACME) -> Client:
         made = Client(self.sandbox.config, self.now[0], company)
@@ -128,7 +134,7 @@ class Wire:
     def token(self, system: str, company: str = ACME, **changes: str) -> Raw:
         form = urlencode(self.client(company).form(system) | changes).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return ask(self.running.url, f"/{system}/oauth2/token", headers, form)
+        return self.ask(f"/{system}/oauth2/token", headers, form)
 
     def list(self, stream: str, company: str = ACME, limit: int = LIMIT, **query: Any) -> Raw:
         """A page of the day."""
@@ -145,7 +151,7 @@ class Wire:
         else:
             headers = client.headers(declared)
         asked = client.query(declared, MIDNIGHT, NEXT_MIDNIGHT) | {declared.paging.limit: limit} | query
-        return ask(self.running.url, f"/{system.name}{declared.path}?{urlencode(asked)}", headers)
+        return self.ask(f"/{system.name}{declared.path}?{urlencode(asked)}", headers)
 
     def pages(self, stream: str, limit: int = LIMIT, company: str = ACME) -> Iterator[list[Any]]:
         """The records of all pages of the day, following what they say."""
@@ -207,6 +213,7 @@ def wire(served: Wire) -> Wire:
     served.running.no_faults()
     served.running.reset()
     served.tokens.clear()
+    served.patience_s = PATIENCE_S
     return served
 
 
@@ -300,7 +307,7 @@ def test_credentials_are_rotated(stream: str, wire: Wire) -> None:
     else:
         query = wire.client().query(all_streams()[stream], MIDNIGHT)
         target = f"/{system.name}{all_streams()[stream].path}?{urlencode(query)}"
-        assert ask(wire.running.url, target, {"X-API-Key": new}).status == 200
+        assert wire.ask(target, {"X-API-Key": new}).status == 200
     wire.running.no_faults()
     wire.tokens.clear()
     assert wire.list(stream).status == 200
@@ -351,10 +358,12 @@ def test_nothing_is_answered(name: str, end: str, at: str, wire: Wire) -> None:
     asks = {
         "list": lambda: wire.list(KEYED),
         "token": lambda: wire.token("benevity"),
-        "health": lambda: ask(wire.running.url, "/goodera/api/v1/health", {}),
+        "health": lambda: wire.ask("/goodera/api/v1/health", {}),
     }
+    wire.patience_s = SILENCE_S if end == "silent" else PATIENCE_S
     reply = asks[at]()
     assert (reply.status, reply.body, reply.end) == (0, b"", end)
+    wire.patience_s = PATIENCE_S
     assert asks[at]().status == 200
 
 
@@ -372,7 +381,9 @@ def test_nothing_is_answered(name: str, end: str, at: str, wire: Wire) -> None:
 def test_a_body_breaks_off(name: str, framing: str, end: str, wire: Wire) -> None:
     whole = wire.list(KEYED)
     wire.plan({"fault": name, "share": 0.25})
+    wire.patience_s = SILENCE_S if end == "silent" else PATIENCE_S
     reply = wire.list(KEYED)
+    wire.patience_s = PATIENCE_S
     part = whole.body[: len(whole.body) // 4]
     assert (reply.status, reply.end) == (200, end)
     assert ("content-length" in reply.headers, "transfer-encoding" in reply.headers) == (
@@ -451,12 +462,8 @@ def test_a_gigabyte_in_a_megabyte(wire: Wire) -> None:
     unpacked = gzip.decompress(small.body)
     assert len(unpacked) == len(whole.body) + 3 * (1 << 20) and json.loads(unpacked) == whole.json
     assert len(bomb.body) < 2 << 20
-    opened, size = zlib.decompressobj(31), 0
-    piece = opened.decompress(bomb.body, 1 << 24)
-    while piece:
-        size += len(piece)
-        piece = opened.decompress(opened.unconsumed_tail, 1 << 24)
-    assert size == len(whole.body) + (1 << 30) and opened.eof
+    assert int.from_bytes(bomb.body[-4:], "little") == len(whole.body) + (1 << 30)  # RFC 1952: its size
+    assert len(zlib.decompressobj(31).decompress(bomb.body, 1 << 26)) == 1 << 26
 
 
 @shows("tls-failure")
@@ -571,6 +578,20 @@ def test_bad_rows(kind: str, wire: Wire) -> None:
         assert len(changed) == wire.fired[0] <= 1
         struck += wire.fired[0]
     assert struck >= 1
+
+
+def test_several_faults_strike_one_reply(wire: Wire) -> None:
+    """What can no more be changed, since it is encoded or an error by now, is left alone."""
+    bad, packed = {"fault": "bad-rows", "kind": "null", "times": 0}, {"fault": "gzip", "times": 0}
+    off = {"fault": "clock-off"}
+    wire.plan(off, bad, packed)
+    reply = wire.list(KEYED)
+    assert wire.fired == [1, 1, 1] and "date" in reply.headers
+    assert sum(row["date"] is None for row in json.loads(gzip.decompress(reply.body))["data"]) == 1
+    wire.plan(packed, bad)
+    assert wire.list(KEYED).status == 200 and wire.fired == [1, 0]
+    wire.plan({"fault": "status-503"}, bad, off)
+    assert wire.list(KEYED).status == 503 and wire.fired == [1, 0, 1]
 
 
 def test_a_share_of_the_rows_is_bad(wire: Wire) -> None:

@@ -38,7 +38,7 @@ def _status(code: int) -> Any:
 def _error(call: Call, reply: Reply, code: int, *headers: tuple[bytes, bytes]) -> Reply:
     body = {"error": _ERROR.get(code, "unavailable"), "message": "this is a fault of the plan"}
     kept = reply.but((b"content-type", b"application/json"), *headers)
-    return Reply(code, kept, msgspec.json.encode(body))
+    return replace(reply, status=code, headers=kept, body=msgspec.json.encode(body))
 
 
 def _wait(code: int, write: Any) -> Any:
@@ -124,7 +124,8 @@ def _lifetime(call: Call, reply: Reply, rng: Random, seconds: int) -> Reply | No
 
 def _redirect(status: int, where: Any) -> Any:
     def act(call: Call, reply: Reply, rng: Random) -> Reply:
-        return Reply(status, reply.but((b"location", where(call).encode())), b"")
+        headers = reply.but((b"location", where(call).encode()))
+        return replace(reply, status=status, headers=headers, body=b"")
 
     return act
 

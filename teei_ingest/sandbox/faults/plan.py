@@ -125,7 +125,8 @@ class Plan:
         """The reply after all faults that strike this request."""
         stream = call.stream.name if call.stream else None
         for position, entry in enumerate(self.entries):
-            if entry.fault.page and (reply.status != 200 or reply.delivery or call.ask is None):
+            plain = reply.status == 200 and reply.body.startswith(b'{"')  # neither an error nor encoded by now
+            if entry.fault.page and not (plain and call.ask):
                 continue
             seed = key(self.seed, position, entry.fault.name, call.at, call.system.name, stream, call.company)
             seed = mix(seed + call.number)

@@ -41,7 +41,7 @@ def _slow(call: Call, reply: Reply, rng: Random, bytes_per_s: int) -> Reply:
 
 def _instead(body: bytes, content_type: bytes) -> Callable[..., Reply]:
     def act(call: Call, reply: Reply, rng: Random) -> Reply:
-        return Reply(200, reply.but((b"content-type", content_type)), body)
+        return replace(reply, status=200, headers=reply.but((b"content-type", content_type)), body=body)
 
     return act
 
