@@ -169,7 +169,7 @@ def test_bad_credentials_end_with_the_source_s_code(teei: Teei, monkeypatch: pyt
 
 def test_an_interrupted_sync_does_not_count_as_running(teei: Teei, place: Path) -> None:
     assert teei("companies", "sync")[0] == 0
-    command = [TEEI, *SYNC, "--to", "2024-04-15"]
+    command = [TEEI, *SYNC, "--to", "2024-02-15"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         eventually(lambda: some_are_done(place), "a partition in the middle of a run")

@@ -414,6 +414,7 @@ def shell(place: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     for name, value in place.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_HOME", str(place.settings.home / "dagster"))
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(place.path)
 
     def call(*arguments: str) -> tuple[int, str, str]:

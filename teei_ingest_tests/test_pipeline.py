@@ -644,7 +644,7 @@ def test_spilled_rows_are_there_for_a_second_try_and_beside_carried_ones(
     worker(place, VOLUNTEERS).both(WEEK[:2])
     rows = stored(place, VOLUNTEERS)
     assert len(rows) == 100
-    new = [record(VOLUNTEERS, f"new-{n}", at(WEEK[n], 60)) for n in range(2)]
+    new = [record(VOLUNTEERS, f"new-{n}", at(WEEK[n], 55)) for n in range(2)]
     server.answer = lists({VOLUNTEERS: records[:90] + new})
     overwrite, tries = Store._overwrite, []
 

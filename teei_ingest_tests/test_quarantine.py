@@ -121,6 +121,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             **served.environment(),
         }.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.chdir(tmp_path)
         yield Place(home, served, capsys)
 
