@@ -39,6 +39,7 @@ from teei_ingest.redact.tokens import PSEUDONYM, Pseudonyms
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.tables import Store, contracts
+from teei_ingest.store.vanished import Vanished
 from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.keys import KeyRing
@@ -216,6 +217,7 @@ class _Place:
         self.landing = Landing(settings)
         self.quarantine = Quarantine(settings)
         self.suppressions = Suppressions(settings)
+        self.vanished = Vanished(settings.home)
         self.ring = KeyRing.open(settings, company, create=not store.holds(company.slug))
         self.names = Pseudonyms.of(self.ring)
 
@@ -355,6 +357,8 @@ def _remove(place: _Place, tokens: frozenset[str], groups: frozenset[str], *, dr
         if named:
             found.references[contract.table] = len(named)
         if not dry_run:
+            # First, since nobody would find these ids once the rows are gone.
+            place.vanished.forget(place.company.slug, gone)
             _rewrite(place, contract, gone, named, erased)
     if not dry_run:
         place.landing.sweep()

@@ -13,6 +13,7 @@ from teei_ingest.landing.landing import Landing, old_files
 from teei_ingest.landing.quarantine import Quarantine
 from teei_ingest.settings import Settings
 from teei_ingest.store.tables import Store, contracts
+from teei_ingest.store.vanished import Vanished
 from teei_ingest.vault.files import older, os_errors, remove
 
 
@@ -62,4 +63,6 @@ def keep(settings: Settings, store: Store, now: datetime, *, dry_run: bool = Fal
         before = now.date() - timedelta(settings.events_ttl_d)
         expire = store.expired if dry_run else store.expire
         events = sum(expire(contract, before) for contract in contracts())
+        if not dry_run:
+            Vanished(settings.home).forget_before(before)
     return {"events": events, "landing": landed, "quarantine": quarantined, "compute_log": len(printed)}

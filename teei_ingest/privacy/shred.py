@@ -25,6 +25,7 @@ from teei_ingest.store import open_store
 from teei_ingest.store.drift import Drift
 from teei_ingest.store.rotations import Rotations
 from teei_ingest.store.tables import Store, contracts
+from teei_ingest.store.vanished import Vanished
 from teei_ingest.vault.files import os_errors, remove_folder, replacing
 from teei_ingest.vault.keys import destroy, tombstone, versions
 
@@ -112,6 +113,7 @@ def _remove(settings: Settings, store: Store, company: Company) -> None:
             remove_folder(folder)
     Suppressions(settings).forget(slug)
     Drift(settings.home).forget(slug)
+    Vanished(settings.home).forget_company(slug)
     for contract in contracts():
         store.purge(contract)
 
