@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from teei_ingest_tests.running import Home
+from teei_ingest.cli.app import run
+from teei_ingest_tests.running import Home, Teei
 
 MASTER_KEY = base64.b64encode(b"a test's own master key, 32 byte").decode()
 
@@ -32,3 +33,15 @@ def home(tmp_path: Path) -> Callable[..., Home]:
         return Home.create(tmp_path, companies, {"TEEI_MASTER_KEY": MASTER_KEY, **environ}, privacy)
 
     return make
+
+
+@pytest.fixture
+def teei(place: Path, capsys: pytest.CaptureFixture[str]) -> Teei:
+    """Carries out a command line in this process, in `place`: exit code, standard output, standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,6 +16,8 @@ from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.sql import query
+
+Teei = Callable[..., tuple[int, str, str]]
 
 
 @dataclass

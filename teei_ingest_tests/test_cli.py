@@ -10,27 +10,25 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from teei_ingest.cli.app import run
 from teei_ingest.cli.reference import commands, render
 from teei_ingest.companies import Company, load_companies
 from teei_ingest.pipeline.days import Window
 from teei_ingest.settings import SANDBOX_FILE, SANDBOX_MASTER_KEY, Settings
 from teei_ingest.streams import all_streams
 from teei_ingest.sync import Figures, Problem, Result, plan_request, reply, retries, stream_named
+from teei_ingest_tests.running import Teei
 
 ROOT = Path(__file__).resolve().parent.parent
 TEEI = str(Path(sys.executable).parent / "teei")
 CLOSED = "http://127.0.0.1:9"
 OWN_KEY = "YSB0ZXN0J3Mgb3duIG1hc3RlciBrZXksIDMyIGJ5dGU="
-
-Teei = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -44,18 +42,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return home
-
-
-@pytest.fixture
-def teei(place: Path, capsys: pytest.CaptureFixture[str]) -> Teei:
-    """Carries out a command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def one_line(text: str) -> str:

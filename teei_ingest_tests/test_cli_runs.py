@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from teei_ingest.cli.app import run
 from teei_ingest.sandbox.server import Running, SandboxConfig, environment, running
 from teei_ingest.settings import SANDBOX_FILE, Settings
 from teei_ingest.store import open_store
@@ -33,13 +32,12 @@ from teei_ingest_tests.dagster_parts import (
     proxy,
     window_with,
 )
+from teei_ingest_tests.running import Teei
 
 TEEI = str(BIN / "teei")
 CONFIG = SandboxConfig(records=4)
 SYNC = ("sync", "--company", "acme-corp", "--from", "2024-01-15")
 DEMO_FIGURES = re.compile(r"^ *(\w+)((?: +[\d,]+){6}) +(\d+)/(\d+)(?: +(\d+))? +[\d.]+ *$", re.MULTILINE)
-
-Teei = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +67,6 @@ def place(tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch) -> 
 def point(home: Path, variables: Mapping[str, str]) -> None:
     """Give a sandbox's home these variables."""
     (home / SANDBOX_FILE).write_text(json.dumps({"environment": dict(variables)}))
-
-
-@pytest.fixture
-def teei(place: Path, capsys: pytest.CaptureFixture[str]) -> Teei:
-    """Carries out a command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def asked(teei: Teei, sql: str) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from teei_ingest.cli.app import run
 from teei_ingest.defs.run import stuck_runs
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest.settings import SANDBOX_FILE
@@ -26,12 +25,11 @@ from teei_ingest_tests.dagster_parts import (
     proxy,
     window_with,
 )
+from teei_ingest_tests.running import Teei
 
 CONFIG = SandboxConfig(records=4)
 STREAMS = ("benevity_volunteers", "benevity_donations")
 TENANT = environment(CONFIG, "")["BENEVITY_ACME_CORP_TENANT_ID"]
-
-Teei = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +49,6 @@ def place(tmp_path: Path, front: Proxy, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.chdir(tmp_path)
     front.refuses = None
     return home
-
-
-@pytest.fixture
-def teei(place: Path, capsys: pytest.CaptureFixture[str]) -> Teei:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def sync(teei: Teei, company: str, last: str) -> tuple[int, str, str]:

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from teei_ingest.contracts.fields import instant_ns
 from teei_ingest.errors import SourceError, SourceMisbehaves
 from teei_ingest.extract.caller import Caller, PagesMoved, UnsupportedFilter
 from teei_ingest.extract.http import Source
@@ -81,7 +82,7 @@ class Reading(Generic[P]):
         self._decode = decode
         self._caller = Caller(stream=stream.name, cancel=cancel, retries=retries)
         self._window = _window_params(stream.window, start, end)
-        self._end_ns = (end - _EPOCH) // timedelta(microseconds=1) * 1000
+        self._end_ns = _ns(end)
         self._seen: set[int] = set()
         self._empty = 0
         self._newest = 0
@@ -121,17 +122,17 @@ class Reading(Generic[P]):
         sent or stays the same.
         """
         read, ids = np.concatenate(self._versions), np.concatenate(self._ids)
-        is_open = self._end_ns > (self._began - _EPOCH) // timedelta(microseconds=1) * 1000
+        began_ns = _ns(self._began)
         for page in self._changes():
             is_new = False
             for name, moment in page.versions:
                 versions = int((ids == hash(name)).sum())
                 # Where it is now it may have been read, too: from where it was, if it moved meanwhile.
                 is_known = bool((read == hash((name, moment))).any())
-                if versions > is_known and not (is_known and _before(moment, self._began)):
+                if versions > is_known and not (is_known and _before(moment, began_ns)):
                     raise self._fail(PagesMoved, "a record changed while its list was read page by page")
                 is_new |= not versions
-            if is_new and is_open:  # else it is of no day that is read
+            if is_new and self._end_ns > began_ns:  # else it is of no day that is read
                 yield page
 
     def _changes(self) -> Iterator[P]:
@@ -280,11 +281,15 @@ def _window_params(window: Between | SinceOnly | ScimFilter, start: datetime, en
     return {window.param: f'{name} ge "{since}" and {name} lt "{until}"'}
 
 
-def _before(text: str, moment: datetime) -> bool:
+def _ns(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def _before(text: str, moment_ns: int) -> bool:
     """Whether a source timestamp lies before; also if it is none."""
     try:
-        return datetime.fromisoformat(text) < moment
-    except (ValueError, TypeError):
+        return instant_ns(text) < moment_ns
+    except ValueError:
         return True
 
 

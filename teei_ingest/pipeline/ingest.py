@@ -432,7 +432,7 @@ class Ingest:
 
     def _partitions(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
         """Counts by day; a day with too many bad records fails and keeps what it had."""
-        kept = found.rows.days[found.keep]
+        kept = rows_by_day(found)
         made = {day: self._partition(day, window, found, kept, figures) for day in window.days}
         newest = found.newest_ns
         if newest:
@@ -441,15 +441,17 @@ class Ingest:
                 partition.lag_s = round(lag, 3)
         return made
 
-    def _partition(self, day: date, window: Window, found: Collected, kept: np.ndarray, figures: _Figures) -> Partition:
-        """What became of a day; `kept` are the days, since 1970, of the rows that stay."""
+    def _partition(
+        self, day: date, window: Window, found: Collected, kept: Counter[date], figures: _Figures
+    ) -> Partition:
+        """What became of a day; `kept` are the rows that stay, by day."""
         entries = found.quarantine.get(day, [])
         partition = figures.apply(
             Partition(
                 day,
                 window,
                 fetched=found.fetched[day],
-                kept=int((kept == (day - EPOCH).days).sum()),
+                kept=kept[day],
                 quarantined=len(entries) - found.known[day],
                 duplicates=found.duplicates[day] + found.known[day],
                 suppressed=found.suppressed[day],
@@ -480,7 +482,7 @@ class Ingest:
     def _set_aside(self, window: Window, found: Collected, figures: _Figures) -> None:
         """Replace the quarantine of all days of the window; before the commit, so that no record is nowhere."""
         entries = {day: found.quarantine.get(day, []) for day in window.days}
-        kept = found.rows.days[found.keep]
+        kept = rows_by_day(found)
 
         def about(day: date, known: int) -> About:
             found.known[day] = known
@@ -685,6 +687,12 @@ class _Patience:
 def _on(numbers: np.ndarray, days: Iterable[date]) -> np.ndarray:
     """Which of `numbers`, days since 1970, are of these days."""
     return np.isin(numbers, np.array([(day - EPOCH).days for day in days], np.int32))
+
+
+def rows_by_day(found: Collected) -> Counter[date]:
+    """How many of the rows that stay are of each day."""
+    days, counts = np.unique(found.rows.days[found.keep], return_counts=True)
+    return Counter(dict(zip(map(day_of, days), counts.tolist(), strict=True)))
 
 
 def _ids_by_day(table: pa.Table) -> dict[date, list[str]]:

@@ -27,7 +27,7 @@ from teei_ingest.landing.quarantine import About, QuarantineEntry, SealedDay
 from teei_ingest.pipeline.batch import day_of
 from teei_ingest.pipeline.collect import Collected, Collector, settle
 from teei_ingest.pipeline.days import Window
-from teei_ingest.pipeline.ingest import REMEMBERED, Ingest, Partition, Stale
+from teei_ingest.pipeline.ingest import REMEMBERED, Ingest, Partition, Stale, rows_by_day
 from teei_ingest.redact.tighten import tighten
 from teei_ingest.redact.tokens import Pseudonyms
 
@@ -251,9 +251,9 @@ class Requeue(Ingest):
     ) -> None:
         """Put the days that change together, mark what comes in, and commit them."""
         changed = {day for day, some in tried.items() if any(one.fate is not Fate.LEFT for one in some)}
-        changed |= {day_of(number) for number in found.rows.days[found.keep]}
+        changed |= rows_by_day(found).keys()
         self._add_stored(changed, found)
-        kept = Counter(day_of(number) for number in found.rows.days[found.keep])
+        kept = rows_by_day(found)
         for day in sorted(changed):
             some = tried.get(day, [])
             partition = _partition(day, bases[day], Counter(one.fate for one in some), kept[day])
