@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 
 from teei_ingest.cli.reference import commands, render
+from teei_ingest.cli.sync import show_figures
 from teei_ingest.companies import Company, load_companies
 from teei_ingest.pipeline.days import Window
 from teei_ingest.settings import SANDBOX_FILE, SANDBOX_MASTER_KEY, Settings
@@ -437,3 +438,16 @@ def test_a_company_that_does_not_use_a_system_is_told_so(place: Path, tmp_path: 
     assert request.streams == ("goodera_donations", "goodera_volunteers") and request.left_out == ()
     with pytest.raises(Exception, match="does not use this system"):
         plan_request(settings, companies, "small-as", "2024-01-15", "2024-01-15", ["buddy_events"])
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "110", "200"])
+def test_no_terminal_is_so_narrow_that_a_figure_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    many = {"fetched": 5_430, "kept": 2_947, "quarantined": 29, "out_of_window": 2_454, "suppressed": 1}
+    checks = {"checks": 756, "checks_passed": 727, "warnings": 29, "requests": 42}
+    show_figures({name: Figures(**many, **checks, seconds=18.0) for name in ("mentorship_placements", "other")})
+    out = capsys.readouterr().out
+    for figure in ("5,430", "2,947", "2,454", "727/756", "10,860", "5,894", "4,908", "1,454/1,512", "58", "84"):
+        assert f" {figure} " in out, figure

@@ -153,10 +153,11 @@ def show_figures(by_stream: Mapping[str, Figures]) -> None:
         names.insert(5, "suppressed")
     if total.warnings:
         names.insert(-1, "warnings")
-    rows = {name: _cells(figures, total) for name, figures in by_stream.items()}
-    sums = _cells(total, total)
+    decimals = 1
     if out().width < 110:
+        decimals = 0
         short = {
+            "fetched": "fetch",
             "quarantined": "bad",
             "duplicates": "dup",
             "suppressed": "sup",
@@ -166,13 +167,18 @@ def show_figures(by_stream: Mapping[str, Figures]) -> None:
             "seconds": "s",
         }
         names = [short.get(name, name) for name in names]
+    rows = {name: _cells(figures, total, decimals) for name, figures in by_stream.items()}
+    sums = _cells(total, total, decimals)
     made = table(names, numbers=names[1:], footer=["total", *sums] if len(rows) > 1 else ())
     for name, cells in rows.items():
         made.add_row(name, *cells)
-    out().print(made)
+    # A line that is too long is better than a figure without its last digit.
+    needed = out().measure(made, options=out().options.update(width=1000)).maximum
+    made.width = needed if needed > out().width else None
+    out().print(made, crop=False)
 
 
-def _cells(figures: Figures, total: Figures) -> list[str]:
+def _cells(figures: Figures, total: Figures, decimals: int) -> list[str]:
     """A line of the table; those suppressed, and warnings, stand in it only where there are any."""
     suppressed = (figures.suppressed,) if total.suppressed else ()
     counts = (
@@ -192,7 +198,7 @@ def _cells(figures: Figures, total: Figures) -> list[str]:
         f"{figures.requests:,}",
         checks,
         *warnings,
-        f"{figures.seconds:.1f}",
+        f"{figures.seconds:.{decimals}f}",
     ]
 
 
