@@ -268,6 +268,7 @@ def test_one_file_is_a_stream(tmp_path: Path, name: str) -> None:
     assert (entry["contract"], entry["table"]) == ("Pledge", "pledge_events")
 
 
+@pytest.mark.long
 def test_one_file_is_tested_like_every_stream(tmp_path: Path) -> None:
     """The suite in `conformance/` takes the new stream, as often as any other, and it passes."""
     name = "verdant_pledges"
