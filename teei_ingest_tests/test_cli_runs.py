@@ -153,6 +153,7 @@ def test_bad_credentials_end_with_the_source_s_code(teei: Teei, monkeypatch: pyt
     assert code == 4 and out.count("✘") == 1 and "buddy/buddy_matches acme-corp: " in out and "wrong" not in out
 
 
+@pytest.mark.long
 def test_an_interrupted_sync_does_not_count_as_running(teei: Teei, place: Path) -> None:
     assert teei("companies", "sync")[0] == 0
     command = [TEEI, *SYNC, "--to", "2024-02-15"]

@@ -31,6 +31,7 @@ while time.time() < end:
 WORKERS = (("one", "acme"), ("one", "globex"), ("one", "acme"), ("two", "acme"))
 
 
+@pytest.mark.long
 def test_three_processes_and_two_companies_share_a_key_and_another_key_is_its_own(tmp_path: Path) -> None:
     arrived: dict[str, list[tuple[float, str]]] = {"one": [], "two": []}
 

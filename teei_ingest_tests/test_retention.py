@@ -103,6 +103,7 @@ def index_rows(place: Home) -> int:
         return int(connection.exec_driver_sql("SELECT count(*) FROM event_logs").scalar())
 
 
+@pytest.mark.long
 def test_runs_go_and_partitions_stand_as_before(on_sqlite: Home, server: Answering) -> None:
     place, definitions = on_sqlite, build(on_sqlite.environ)
     superseded = run(place, DAYS[0], DAYS[1])

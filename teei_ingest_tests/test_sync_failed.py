@@ -92,6 +92,7 @@ def test_failed_partitions_are_synced_again_and_only_they(teei: Teei, place: Pat
     assert teei("sync", "--failed")[:2] == (0, "no partition is failed\n")
 
 
+@pytest.mark.long
 def test_what_cannot_be_synced_again_keeps_no_other_back(
     teei: Teei, place: Path, front: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
