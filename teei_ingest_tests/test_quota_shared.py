@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from teei_ingest_tests.extracting import Answer, Ask, serving
 
 WORKER = """
