@@ -23,6 +23,8 @@ from teei_ingest.vault.keys import KeyRing
 
 SALARY_BAND = 10_000
 _NAMES = 20_000  # that are remembered from one batch to the next
+_TEXTS = 20_000  # likewise
+_FEW = 1_000  # different texts of a column, below which it is worth while to remember them
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Redactor:
         self._addresses: dict[str | None, bool] = {}  # whether it is one
         self._tables: dict[str, dict[str | None, str | None]] = {}
         self._names = _Names()
+        self._texts: dict[str, bool] = {}
         self.suppressor = (
             Suppressor(plan.stream.contract, self._namespace, self._pseudonyms, suppression) if suppression else None
         )
@@ -77,7 +80,7 @@ class Redactor:
         )
 
     def __call__(self, batch: Batch) -> Redacted:
-        suspects = _Suspects()
+        suspects = _Suspects(self._texts)
         own = _OwnNames(batch, suspects, self._names)
         ids = self._ids(batch.source_id, batch.timestamp_ns)
         moments = pa.array(batch.timestamp_ns // 1000, pa.int64()).cast(INSTANT)
@@ -262,19 +265,39 @@ def readable(leaf: Leaf, column: pa.Array) -> Iterator[tuple[Leaf, pa.Array, np.
 class _Suspects:
     """Positions of the texts that can hold an identifier, looked for once in each array.
 
-    A column that redaction left as it was is the same array to the guard.
+    A column that redaction left as it was is the same array to the guard. `remembered` has what is known of texts from
+    batches before: a call of RE2 compiles its pattern anew, which takes as long as ten thousand short texts.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[pa.Array, list[int]]] = {}
+    def __init__(self, remembered: dict[str, bool] | None = None) -> None:
+        self._remembered = {} if remembered is None else remembered
+        # The arrays are kept: their ids would be used again.
+        self._encoded: dict[int, tuple[pa.Array, pa.DictionaryArray]] = {}
+        self._found: dict[int, list[int]] = {}
 
     def __call__(self, values: pa.Array) -> list[int]:
-        known = self._known.get(id(values))
+        found = self._found.get(id(values))
+        if found is None:
+            encoded = self.encoded(values)
+            found = self._found[id(values)] = _rows(encoded, self._possible(encoded.dictionary))
+        return found
+
+    def encoded(self, values: pa.Array) -> pa.DictionaryArray:
+        """The array by its different texts, made once."""
+        known = self._encoded.get(id(values))
         if known is None:
-            encoded = values.dictionary_encode()
-            found = _positions(text.possible(encoded.dictionary).take(encoded.indices))
-            known = self._known[id(values)] = values, found  # the array is kept: its id would be used again
+            known = self._encoded[id(values)] = values, values.dictionary_encode()
         return known[1]
+
+    def _possible(self, texts: pa.Array) -> pa.Array:
+        if len(texts) > _FEW:
+            return text.possible(texts)
+        known, few = self._remembered, texts.to_pylist()
+        if len(known) > _TEXTS:
+            known.clear()
+        if new := [one for one in few if one not in known]:
+            known.update(zip(new, text.possible(pa.array(new, pa.string())).to_pylist(), strict=True))
+        return pa.array([known[one] for one in few], pa.bool_())
 
 
 def find_leaks(values: pa.Array, suspects: _Suspects | None = None) -> set[int]:
@@ -370,23 +393,24 @@ class _OwnNames:
         """Positions of texts that share a word with a name of the same record; texts are looked at once each."""
         if not self._words:
             return []
-        encoded = values.dictionary_encode()
+        encoded = self.suspects.encoded(values)
         alike = [
             set().union(*(self._bearers[word] for word in text.words(value) if word in self._bearers))
             for value in encoded.dictionary.to_pylist()
         ]
-        if not any(alike):
+        possible = _rows(encoded, pa.array([bool(names) for names in alike], pa.bool_()))
+        if not possible:
             return []
-        possible = _positions(pa.array([bool(names) for names in alike]).take(encoded.indices))
         codes = encoded.indices.to_numpy(zero_copy_only=False)
         return [at for at in possible if not alike[int(codes[at])].isdisjoint(self._of(at, rows))]
 
 
-def _positions(mask: pa.Array) -> list[int]:
-    """Where a mask is true."""
+def _rows(encoded: pa.DictionaryArray, mask: pa.Array) -> list[int]:
+    """Where an array has one of the texts of its dictionary for which the mask is true."""
     if not pc.any(mask).as_py():
         return []
-    found: list[int] = np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)).tolist()
+    mask = pc.fill_null(mask.take(encoded.indices), False)
+    found: list[int] = np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist()
     return found
 
 

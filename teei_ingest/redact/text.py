@@ -19,14 +19,17 @@ from teei_ingest.redact import numbers
 
 MARK = "[REDACTED]"
 
-# RE2 (Arrow) decides cheaply whether a text can hold anything at all; Python's patterns look closer.
+# RE2 (Arrow) decides cheaply whether a text can hold anything at all; Python's patterns look closer. One digit that is
+# not ASCII's is enough: these are rare, and their ranges seven times over took longer to compile than to match.
 _BETWEEN = r"[\s().\-/\p{Zs}\p{Pd}]{0,2}"
+_OTHER_DIGITS = "".join(letter for letter in map(chr, range(0x80, 0x20000)) if letter.isdecimal())
 POSSIBLE = (
     r"[@＠]|%40"
-    r"|[+＋][\s(\p{Zs}（]{0,2}\p{Nd}|\p{Nd}" + rf"(?:{_BETWEEN}\p{{Nd}}){{6}}"
-    r"|[A-Za-z]{2}\p{Nd}{2}[ \-\p{Zs}\p{Pd}]?[A-Za-z\p{Nd}]{4}"
-    r"|\p{Nd}{6}[A-FU-Ya-fu-y]\p{Nd}{3}"
+    r"|[+＋][\s(\p{Zs}（]{0,2}\d|\d" + rf"(?:{_BETWEEN}\d){{6}}"
+    r"|[A-Za-z]{2}\d{2}[ \-\p{Zs}\p{Pd}]?[A-Za-z\d]{4}"
+    r"|\d{6}[A-FU-Ya-fu-y]\d{3}"
     rf"|(?i:{numbers.CODICE_FISCALE})"
+    rf"|[{_OTHER_DIGITS}]"
 )
 _EDGE = r"(?<![A-Za-z0-9_-])"
 _END = r"(?![A-Za-z0-9_-])"
