@@ -376,7 +376,7 @@ def test_a_source_with_keys_at_random_fills_nothing(seen: Seen) -> None:
 def test_large_windows_are_looked_at_here_and_there(
     home: Homes, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    for name, value in (("BATCH_ROWS", 40), ("SHARED_ROWS", 40), ("ALONE_ROWS", 40), ("LOOKED_AT", 12)):
+    for name, value in (("BATCH_ROWS", 40), ("SHARED_ROWS", 40), ("LOOKED_AT", 12)):
         monkeypatch.setattr(collect, name, value)
     monkeypatch.setattr(collect, "LOOKED_AT_LATER", 3)
     place, stream = home({ACME.slug: ACME.id}, {"TEEI_PROCESSES": str(processes)}), "kintell_sessions"

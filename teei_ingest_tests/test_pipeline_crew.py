@@ -29,7 +29,6 @@ STREAMS = [pytest.param(name, marks=() if name in SOON else pytest.mark.long) fo
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "BATCH_ROWS", 5)
-    monkeypatch.setattr(collect, "ALONE_ROWS", 5)
     monkeypatch.setattr(collect, "SHARED_ROWS", 5)
 
 

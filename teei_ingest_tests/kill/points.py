@@ -80,7 +80,7 @@ def _slow() -> None:
 
 def _crowded() -> None:
     """Other processes help from the first records on."""
-    collect.BATCH_ROWS = collect.ALONE_ROWS = collect.SHARED_ROWS = 3
+    collect.BATCH_ROWS = collect.SHARED_ROWS = 3
     real = Ingest.start_later
 
     def start_later(self: Ingest, window: Any, retries: int | None = None) -> Any:
