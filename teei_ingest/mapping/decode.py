@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -42,7 +43,7 @@ class Page:
         """Bytes of the reply."""
         return len(self.body)
 
-    @property
+    @cached_property
     def versions(self) -> list[tuple[str, str]]:
         """Source id and timestamp, as sent, of the records that have both."""
         return [pair for pair in self.ids if isinstance(pair[0], str) and isinstance(pair[1], str)]
