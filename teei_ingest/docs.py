@@ -31,6 +31,8 @@ from teei_ingest.privacy.retention import rules
 from teei_ingest.redact.policy import ALLOWED, DEFAULTS, Policy
 from teei_ingest.sandbox.faults import FAULTS
 from teei_ingest.settings import Settings, project_root
+from teei_ingest.store.presence import no_tables
+from teei_ingest.store.sql import put_beside
 from teei_ingest.store.tables import contracts
 from teei_ingest.store.views import views
 from teei_ingest.streams import all_streams
@@ -509,6 +511,7 @@ def empty_views() -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     for contract in contracts():
         connection.register(contract.table, arrow_schema(contract).empty_table())
+    put_beside(connection, no_tables())
     for name, view in views().items():
         if view.sql:
             connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")

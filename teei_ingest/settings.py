@@ -17,12 +17,16 @@ import binascii
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -57,8 +61,41 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class LookBack:
+    """How many days back of the last one a sync reads: `others` by stream, `days` for all that are not among them."""
+
+    days: int = 3
+    others: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, stream: str) -> int:
+        """Days of a stream."""
+        return self.others.get(stream, self.days)
+
+    def __str__(self) -> str:
+        return " ".join([f"{self.days}", *(f"{name}={days}" for name, days in self.others.items())])
+
+
+def _timezone(name: str) -> str:
+    with suppress(ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo(name).key
+    raise ValueError("has to be the IANA name of a time zone, such as `Europe/Oslo`")
+
+
 def _words(value: Any) -> Any:
     return tuple(value.lower().replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _look_back(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found: dict[str, int] = {}
+    for word in _words(value):
+        name, _, days = word.rpartition("=")
+        if not (days.isdecimal() and len(days) < 5 and name not in found):
+            raise ValueError("has to be days, with exceptions for single streams: `3, workday_directory=14`")
+        found[name] = int(days)
+    return LookBack(found.pop("", LookBack.days), found)
 
 
 def _absolute(value: Any) -> Any:
@@ -105,6 +142,19 @@ class Settings(BaseModel):
     )
     start_date: date = Field(
         default=date(2024, 1, 1), description="First day (UTC) that can be materialized, YYYY-MM-DD."
+    )
+    look_back_days: Annotated[LookBack, BeforeValidator(_look_back)] = Field(
+        default=LookBack(),
+        description="Days before the last one that a sync without a first day reads again, since a change may arrive "
+        "late; with exceptions for single streams: `3, workday_directory=14`.",
+    )
+    schedule_timezone: Annotated[str, AfterValidator(_timezone)] = Field(
+        default="UTC",
+        description="Time zone of the schedules, by its IANA name, such as `Europe/Oslo`; days stay those of UTC.",
+    )
+    alert_url: SecretStr | None = Field(
+        default=None,
+        description="Where a run that failed is reported, as JSON with a `text`: what Slack and Mattermost take.",
     )
     master_key: SecretStr | None = Field(
         default=None,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from teei_ingest.companies import Companies, Company
@@ -137,6 +137,35 @@ def plan_request(
     return Request(company, window, chosen, tuple(left_out))
 
 
+def plan_refetch(
+    settings: Settings,
+    companies: Companies,
+    slug: str,
+    last: str | None = None,
+    names: Sequence[str] = (),
+    *,
+    today: date | None = None,
+) -> list[Request]:
+    """The days up to `last` in which something may have moved, of each stream as many as TEEI_LOOK_BACK_DAYS says.
+
+    `last` is the last closed UTC day by default. Streams with the same days share a request, so that each is read once,
+    as a whole. What a nightly schedule runs. Raises as `plan_request`.
+    """
+    look_back = settings.look_back_days
+    unknown = sorted(look_back.others.keys() - all_streams().keys())
+    if unknown:
+        raise SettingsError(f"TEEI_LOOK_BACK_DAYS: there is no stream {unknown[0]!r}; `teei streams` lists all")
+    end = day_of(last) if last else max(closed_day(today), settings.start_date)
+    whole = plan_request(settings, companies, slug, f"{end}", f"{end}", names, today=today)
+    firsts = {name: max(end - timedelta(look_back.of(name)), settings.start_date) for name in whole.streams}
+    return [
+        replace(
+            whole, window=Window(first, end), streams=tuple(name for name in whole.streams if firsts[name] == first)
+        )
+        for first in sorted(set(firsts.values()))
+    ]
+
+
 def stream_named(name: str) -> Stream:
     """Raises UsageError, which names the nearest stream."""
     known = all_streams()
@@ -160,6 +189,11 @@ def window_of(settings: Settings, first: str, last: str, *, today: date | None =
     return Window(begin, end)
 
 
+def closed_day(today: date | None = None) -> date:
+    """The last UTC day that has closed."""
+    return (today or datetime.now(UTC).date()) - timedelta(1)
+
+
 def day_of(text: str) -> date:
     """A day that is written YYYY-MM-DD. Raises UsageError."""
     if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
@@ -180,6 +214,18 @@ def retries(result: Result) -> list[str]:
         + "".join(f" --stream {name}" for name in names)
         for (first, last), names in ranges(by_stream)
     ]
+
+
+def merged(results: Sequence[Result]) -> Result:
+    """Several runs of one company, each with streams of its own, as if they were one."""
+    return replace(
+        results[-1],
+        window=Window(min(one.window.first for one in results), max(one.window.last for one in results)),
+        run_id=" ".join(one.run_id for one in results),
+        streams=total(results),
+        problems=sorted((p for one in results for p in one.problems), key=lambda p: (p.stream, p.day)),
+        broken="; ".join(one.broken for one in results if one.broken),
+    )
 
 
 def ranges(by_stream: Mapping[str, Collection[date]]) -> list[tuple[tuple[date, date], list[str]]]:

@@ -92,7 +92,7 @@ def test_a_partition_then_a_range(place: Place, command: list[str], stream: str)
 
 
 @pytest.mark.parametrize("command", [MATERIALIZE, LAUNCH], ids=["dagster", "dg"])
-def test_everything_of_a_partition_or_range_leaves_retention_out(place: Place, command: list[str]) -> None:
+def test_everything_of_a_partition_or_range_leaves_out_what_has_none(place: Place, command: list[str]) -> None:
     for asked in (
         ("--partition", "globex-inc|2024-01-15"),
         ("--partition-range", "globex-inc|2024-01-15...globex-inc|2024-01-16"),
@@ -103,7 +103,8 @@ def test_everything_of_a_partition_or_range_leaves_retention_out(place: Place, c
     for asset in all_assets():
         assert place.statuses(asset, wanted) == dict.fromkeys(wanted, "MATERIALIZED")
     with instance_in(place.home) as instance:
-        assert instance.get_latest_materialization_event(dg.AssetKey("retention")) is None
+        for name in ("directory_presence", "retention"):
+            assert instance.get_latest_materialization_event(dg.AssetKey(name)) is None
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,8 @@ def test_dagster_dev_with_nothing_set(clone: Path, tmp_path: Path) -> None:
         # the registry's sensor is on, so the sandbox's companies show up by themselves
         eventually(lambda: ask.companies() == ["acme-corp", "globex-inc", "initech-ab"], "companies in the UI")
         nodes = ask("{ assetNodes { assetKey { path } } }")["assetNodes"]
-    assert sorted(node["assetKey"]["path"][0] for node in nodes) == sorted([*all_assets(), "retention"])
+    assert sorted(node["assetKey"]["path"][0] for node in nodes) == sorted(
+        [*all_assets(), "directory_presence", "retention"]
+    )
     assert "Traceback" not in log.read_text()
     assert {path.name for path in clone.iterdir()} - before <= {".teei"}

@@ -33,7 +33,7 @@ def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
 
 def test_each_stream_is_two_assets(specs: dict[str, dg.AssetSpec]) -> None:
     assert len(all_assets()) == 24
-    assert sorted(specs) == sorted([*all_assets(), "retention"])
+    assert sorted(specs) == sorted([*all_assets(), "directory_presence", "retention"])
     for stream in STREAMS:
         raw, events = specs[stream.name], specs[f"{stream.name}_events"]
         assert not list(raw.deps)
@@ -131,8 +131,8 @@ def test_a_run_is_one_company_and_a_range(definitions: dg.Definitions) -> None:
 
 def test_a_job_for_each_system_and_one_for_everything(definitions: dg.Definitions) -> None:
     jobs = {job.name for job in definitions.resolve_all_job_defs()} - {"__ASSET_JOB"}
-    assert jobs == {EVERYTHING, "retention", *all_systems()}
-    for name in jobs - {"retention"}:
+    assert jobs == {EVERYTHING, "directory_presence", "retention", *all_systems()}
+    for name in jobs - {"directory_presence", "retention"}:
         selected = definitions.resolve_job_def(name).asset_layer.executable_asset_keys
         assert {key.to_user_string() for key in selected} == {
             asset for stream in STREAMS if name in (EVERYTHING, stream.system) for asset in (stream.name, stream.events)
@@ -144,10 +144,18 @@ def test_the_registry_sensor_is_on_by_default(definitions: dg.Definitions) -> No
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
 
-def test_retention_is_of_no_partition_and_kept_daily_by_default(definitions: dg.Definitions) -> None:
-    node = definitions.resolve_asset_graph().get(dg.AssetKey("retention"))
-    assert node.partitions_def is None and node.group_name == "privacy"
-    schedule = definitions.resolve_schedule_def("retention_daily")
-    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
-    selected = definitions.resolve_job_def(schedule.job_name).asset_layer.executable_asset_keys
-    assert selected == {dg.AssetKey("retention")}
+@pytest.mark.parametrize(
+    ("name", "group", "schedule"),
+    [("retention", "privacy", "retention_daily"), ("directory_presence", "directories", "directory_presence_weekly")],
+)
+def test_what_is_of_no_partition_is_done_by_a_schedule(
+    name: str, group: str, schedule: str, definitions: dg.Definitions
+) -> None:
+    node = definitions.resolve_asset_graph().get(dg.AssetKey(name))
+    assert node.partitions_def is None and node.group_name == group
+    made = definitions.resolve_schedule_def(schedule)
+    # In a sandbox, as here, nothing is asked of a source unbidden.
+    asks_nobody = name == "retention"
+    assert (made.default_status is dg.DefaultScheduleStatus.RUNNING) == asks_nobody
+    selected = definitions.resolve_job_def(made.job_name).asset_layer.executable_asset_keys
+    assert selected == {dg.AssetKey(name)}

@@ -68,6 +68,9 @@ class Place:
     def quarantine(self, command: str, *options: str) -> Any:
         return json.loads(self.good("quarantine", command, "--company", ACME.slug, *options, "--json"))
 
+    def vanished(self, command: str, *options: str) -> Any:
+        return json.loads(self.good("vanished", command, "--company", ACME.slug, *options, "--format", "json"))
+
     def rows(self, stream: str) -> dict[str, dict[str, Any]]:
         store = open_store(Settings.load())
         found = store.rows(all_streams()[stream].contract, stream=stream, company=ACME.slug).to_pylist()

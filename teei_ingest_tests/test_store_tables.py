@@ -190,7 +190,13 @@ def test_rows_outside_of_what_is_replaced_are_refused_without_showing_them(store
     assert [row["event_id"] for row in store.rows(VolunteerEvent).to_pylist()] == ["e1"]
 
 
-@pytest.mark.parametrize("error", [SourceDown("gone"), ValueError("a bug"), KeyboardInterrupt()], ids=repr)
+class Interrupted(BaseException):
+    """As Dagster has one."""
+
+
+@pytest.mark.parametrize(
+    "error", [SourceDown("gone"), ValueError("a bug"), KeyboardInterrupt(), Interrupted()], ids=repr
+)
 def test_what_the_reader_raises_comes_out_and_nothing_changes(store: Store, error: BaseException) -> None:
     put(store, VolunteerEvent, [event(VolunteerEvent, 1)])
 

@@ -233,7 +233,7 @@ def test_one_file_is_a_stream(tmp_path: Path, name: str) -> None:
     assert told["package"].startswith(str(root))
     assert len(told["streams"]) == 13
     assert name in told["streams"]
-    assert len(told["assets"]) - 1 == 2 * 13 and len(told["checks"]) == 3 * 13  # and `retention`
+    assert len(told["assets"]) - 2 == 2 * 13 and len(told["checks"]) == 3 * 13  # and two of no partition
     assert {name, f"{name}_events"} <= set(told["assets"])
     assert {f"{name}: contract", f"{name}: quarantine", f"{name}_events: no_personal_data"} <= set(told["checks"])
     assert told["group"] == VARIANTS[name]["SYSTEM"]

@@ -6,22 +6,31 @@ import json
 import stat
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from teei_ingest.companies import load_companies
+from teei_ingest.defs import requeue
+from teei_ingest.defs import vanished as dropping
 from teei_ingest.privacy.erase import erase
 from teei_ingest.privacy.identity import parse_identity
 from teei_ingest.privacy.retention import keep
 from teei_ingest.privacy.shred import shred
+from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.tables import Store
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.streams import all_streams
 from teei_ingest_tests.erasing import company_of
-from teei_ingest_tests.feeding import ACME, NOW, Answering, Record, answering, lists, stored, worker
+from teei_ingest_tests.feeding import ACME, NOW, Answering, Record, Reply, answering, lists, stored, worker
 from teei_ingest_tests.feeding import record as of
 from teei_ingest_tests.filled import killed_after
 from teei_ingest_tests.running import Home
+from teei_ingest_tests.test_quarantine import Place as Typed
+from teei_ingest_tests.test_quarantine import place as typed
+
+__all__ = ["typed"]  # the fixture
 
 DAYS = [date(2024, 1, 15) + timedelta(number) for number in range(3)]
 STREAM = "benevity_volunteers"
@@ -150,3 +159,119 @@ def test_retention_and_the_end_of_a_company_take_ids_along(place: Home, server: 
     assert files.days(ACME.slug, STREAM) == [DAYS[2]]
     shred(place.settings, company_of(place), stop=lambda: 0, forget=lambda: True)
     assert not files.folder(ACME.slug).exists()
+
+
+# --- `teei vanished` ----------------------------------------------------------------------------------------------
+
+# All with the long tests.
+SOME = ["workday_directory", "buddy_matches"]
+
+
+def three(stream: str) -> list[Record]:
+    return [of(stream, f"{stream}-{n}", f"{DAYS[0]}T10:0{n}:00Z") for n in range(3)]
+
+
+def vanish(typed: Typed, *streams: str, left: int = 1) -> dict[str, set[str]]:
+    """Of three records `left` are there when the day is read again; the ids of the others, by stream."""
+    typed.served.answer = lists({stream: three(stream) for stream in streams})
+    typed.sync(*streams)
+    before = {stream: typed.rows(stream) for stream in streams}
+    typed.served.answer = lists({stream: three(stream)[:left] for stream in streams})
+    typed.sync(*streams)
+    kept = {stream: min(before[stream].values(), key=lambda row: row["source_timestamp"]) for stream in streams}
+    return {stream: set(before[stream]) - ({kept[stream]["event_id"]} if left else set()) for stream in streams}
+
+
+@pytest.mark.parametrize(
+    "names", [SOME, pytest.param(list(all_streams()), marks=pytest.mark.long)], ids=["some", "all"]
+)
+def test_what_is_carried_is_listed_and_dropped_and_the_figures_stay_true(typed: Typed, names: list[str]) -> None:
+    gone = vanish(typed, *names)
+    found = typed.vanished("list")
+    assert {(one["stream"], one["day"], one["records"]) for one in found} == {(name, f"{DAYS[0]}", 2) for name in names}
+    assert {one["stream"]: {event["id"] for event in one["events"]} for one in found} == gone
+    before = {name: typed.rows(name) for name in names}
+    counts = dict.fromkeys(names, 2)
+    assert typed.vanished("drop", "--dry-run") == {
+        "company": ACME.slug,
+        "dropped": False,
+        "events": counts,
+        "errors": {},
+    }
+    assert typed.vanished("list") == found and {name: typed.rows(name) for name in names} == before
+    assert typed.acts() == []
+    asked = len(typed.served.asked)
+
+    done = typed.vanished("drop", "--why", "deleted there")
+
+    assert done == {"company": ACME.slug, "dropped": True, "events": counts, "errors": {}}
+    assert len(typed.served.asked) == asked and typed.vanished("list") == []
+    for name in names:
+        assert typed.rows(name) == {key: row for key, row in before[name].items() if key not in gone[name]}
+        figures = typed.metadata(f"{name}_events")
+        assert (figures["kept"], figures["carried"], figures["dagster/row_count"]) == (1, 0, 1)
+        assert typed.figures(name) == (1, 1, 0, 0, 0, 0)
+        assert set(typed.checks(name).values()) == {"SUCCEEDED"}
+        left = open_store(Settings.load()).texts(all_streams()[name].contract, ACME.slug)
+        assert gone[name].isdisjoint(left), "for good"
+    (started, _, _), (dropped, why, _) = typed.acts()
+    assert (started, dropped, why) == ("vanished.drop_started", "vanished.dropped", "deleted there")
+
+    typed.served.answer = lists({name: three(name) for name in names})
+    typed.sync(*names)
+    assert {name: typed.rows(name) for name in names} == before, "what is sent again is kept again"
+
+
+def test_a_drop_takes_only_what_was_asked_for(typed: Typed) -> None:
+    one, two = "benevity_donations", "buddy_matches"
+    gone = vanish(typed, one, two)
+    assert typed.vanished("drop", "--stream", one, "--from", f"{DAYS[1]}")["events"] == {}
+    assert typed.vanished("drop", "--stream", one, "--to", f"{DAYS[0]}")["events"] == {one: 2}
+    assert gone[two] <= typed.rows(two).keys() and len(typed.rows(one)) == 1
+    assert "2 events of 1 partitions" in typed.good("vanished", "list", "--company", ACME.slug)
+    assert "nothing is carried" in typed.good("vanished", "list", "--company", ACME.slug, "--stream", one)
+
+
+def test_a_drop_of_everything_that_is_stored(typed: Typed) -> None:
+    name = "mentorship_placements"
+    vanish(typed, name, left=0)
+    assert typed.vanished("drop")["events"] == {name: 3}
+    assert typed.rows(name) == {} and typed.figures(name) == (0, 0, 0, 0, 0, 0)
+    assert typed.metadata(f"{name}_events")["dagster/row_count"] == 0
+
+
+def test_a_failed_partition_stays_as_it_is(typed: Typed) -> None:
+    """Or a drop would make it look complete."""
+    good, bad = "buddy_matches", "benevity_donations"
+    gone = vanish(typed, good, bad)
+    typed.served.answer = lambda ask: Reply(b"{}", 403) if ask.stream == bad else lists({})(ask)
+    code, _, _ = typed.teei(
+        "sync", "--company", ACME.slug, "--from", f"{DAYS[0]}", "--to", f"{DAYS[0]}", "--stream", bad
+    )
+    assert code == 4
+    code, out, _ = typed.teei("vanished", "drop", "--company", ACME.slug)
+    assert code == 5 and f"{DAYS[0]} is failed" in out and f"✔ {good}" in out
+    assert gone[bad] <= typed.rows(bad).keys() and len(typed.rows(good)) == 1
+    assert typed.teei("sync", "--failed")[0] == 4, "it is still failed"
+
+
+def test_a_drop_that_is_killed_is_finished_by_the_next(typed: Typed) -> None:
+    """Killed after each of its steps in turn; what was done is done again."""
+    stream, company = "kintell_enrollments", load_companies(Settings.load()).get(ACME.slug)
+    gone = vanish(typed, stream)[stream]
+    steps: list[tuple[Any, str]] = [(Store, "replace"), (requeue, "_report"), (Store, "purge"), (Vanished, "forget")]
+    for owner, name in steps:
+        assert typed.vanished("list")[0]["records"] == 2
+        with killed_after(owner, name, 1):
+            list(dropping.drop(company, {stream: [DAYS[0]]}))
+        assert gone.isdisjoint(typed.rows(stream))
+    assert typed.vanished("list") == []
+    assert typed.metadata(f"{stream}_events")["carried"] == 0 and typed.figures(stream) == (1, 1, 0, 0, 0, 0)
+    assert gone.isdisjoint(open_store(Settings.load()).texts(all_streams()[stream].contract, ACME.slug))
+
+
+def test_an_unknown_company_or_stream_is_one_line(typed: Typed) -> None:
+    for command in ("list", "drop"):
+        assert typed.teei("vanished", command, "--company", "nobody")[0] == 2
+        code, _, err = typed.teei("vanished", command, "--company", ACME.slug, "--stream", "buddy")
+        assert code == 2 and len(err.splitlines()) == 1

@@ -7,6 +7,14 @@ Exit codes: 0 done · 1 something unexpected, or a check did not pass · 2 asked
 4 a source system · 5 storage · 130 interrupted.
 """
 
-from teei_ingest.cli.app import main
+from typing import NoReturn
 
-__all__ = ["main"]
+from teei_ingest.interrupts import die_of_interrupts
+
+
+def main() -> NoReturn:
+    """Entry point of the process."""
+    die_of_interrupts()  # without a traceback, while the commands are imported
+    from teei_ingest.cli import app
+
+    app.main()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -28,8 +29,10 @@ from teei_ingest.cli import (
     setup,
     shred,
     sync,
+    vanished,
 )
 from teei_ingest.errors import SettingsError, TeeiError
+from teei_ingest.interrupts import INTERRUPTED, die_of_interrupts, raise_interrupts
 
 app = typer.Typer(
     name="teei",
@@ -42,7 +45,7 @@ app = typer.Typer(
     epilog="`--debug` behind any command shows tracebacks and Dagster's log.",
 )
 
-_INTERRUPTED = 130
+_GARBAGE = 20_000  # new objects before garbage is looked for: at Python's 700, a third of a short sync is that
 _FILES = 1024  # that may be open at once, if the hard limit allows it
 TRY, SET_UP, WORK, WATCH, PROTECT = "Try it", "Set up", "Work", "Watch", "Protect"
 
@@ -60,6 +63,7 @@ app.command("doctor", rich_help_panel=WATCH)(check.doctor)
 app.command("conformance", rich_help_panel=WATCH)(conformance.conformance)
 app.command("drift", rich_help_panel=WATCH)(drift.drift)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=WATCH)
+app.add_typer(vanished.app, name="vanished", rich_help_panel=WATCH)
 app.add_typer(privacy.app, name="privacy", rich_help_panel=PROTECT)
 app.command("person", rich_help_panel=PROTECT)(person.person)
 app.command("erase", rich_help_panel=PROTECT)(erase.erase)
@@ -88,7 +92,13 @@ def _root(
 def main() -> NoReturn:
     """Entry point of the process."""
     _prepare()
-    sys.exit(run(sys.argv[1:]))
+    code = INTERRUPTED
+    with suppress(KeyboardInterrupt):  # a second one, while the first is reported
+        raise_interrupts()
+        code = run(sys.argv[1:])
+    die_of_interrupts()
+    gc.freeze()  # what ends with the process need not be looked through
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -98,9 +108,8 @@ def run(arguments: Sequence[str]) -> int:
     arguments = [word for at, word in enumerate(arguments) if word != "--debug" or at > end]
     try:
         code = app(arguments, prog_name="teei", standalone_mode=False, obj=debug)
-        if code == _INTERRUPTED:
-            _say("interrupted; what was started has ended")
-        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:  # before the command or after it
+        code = INTERRUPTED
     except TyperException as error:
         if error.format_message():  # without one, its help has been shown
             _say(_usage(error))
@@ -109,12 +118,15 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read has enough: `teei sql … | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (KeyboardInterrupt, SystemExit):
+    except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - a panic of a Rust extension is no Exception
         if debug:
             _show_where(error)
         return _explained(error)
+    if code == INTERRUPTED:
+        _say("interrupted; what was started has ended")
+    return code if isinstance(code, int) else 0
 
 
 def _explained(error: BaseException) -> int:
@@ -161,12 +173,12 @@ def _prepare() -> None:
     """What is kept is for this user alone, nothing is dumped, and no log shows a query string."""
     import logging
 
+    gc.set_threshold(_GARBAGE)
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < _FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if hard < 0 else min(_FILES, hard), hard))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that all that was started is ended
     # Libraries have nothing to say to a person; what went wrong comes as an error of one line.
     logging.getLogger().addHandler(logging.StreamHandler() if "--debug" in sys.argv else logging.NullHandler())
     logging.getLogger("urllib3").setLevel(logging.WARNING)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from teei_ingest.cli.complete import company_slugs, stream_names
+from teei_ingest.cli.complete import stream_names
+from teei_ingest.cli.options import First, Last, Slug, Streams, Why
 
 if TYPE_CHECKING:
     from teei_ingest.companies import Company
@@ -20,23 +21,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Records that broke their contract: what they broke, and what to do.")
 
-_Slug = Annotated[str, typer.Option(metavar="SLUG", help="The company.", autocompletion=company_slugs)]
-_Streams = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME", help="A stream; may be given several times. Without it: all.", autocompletion=stream_names
-    ),
-]
-_First = Annotated[str | None, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")]
-_Last = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive.")]
-_Why = Annotated[str, typer.Option(help="The reason, for the audit log; without a name in it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @app.command("list")
-def list_(
-    company: _Slug, stream: _Streams = None, first: _First = None, last: _Last = None, json: _Json = False
-) -> None:
+def list_(company: Slug, stream: Streams = None, first: First = None, last: Last = None, json: _Json = False) -> None:
     """Count what is quarantined, by stream, day and what it broke. Shows no value of a record.
 
     A partition that failed keeps what it had, and none of the day's good records is stored: mend the mapping or the
@@ -78,14 +67,14 @@ def list_(
 
 @app.command("show")
 def show(
-    company: _Slug,
+    company: Slug,
     stream: Annotated[str, typer.Option(metavar="NAME", help="The stream.", autocompletion=stream_names)],
     day: Annotated[str, typer.Option(metavar="DAY", help="The UTC day, YYYY-MM-DD.")],
     number: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the Nth record of the day, from 1.")
     ] = None,
     id: Annotated[str | None, typer.Option(metavar="KEY", help="Only the record with this content key.")] = None,
-    why: _Why = "",
+    why: Why = "",
     json: _Json = False,
 ) -> None:
     """Open a day's quarantined records and print them as the source sent them, with all personal data in them.
@@ -134,11 +123,11 @@ def show(
 @app.command("retry")
 def retry(
     context: typer.Context,
-    company: _Slug,
-    stream: _Streams = None,
-    first: _First = None,
-    last: _Last = None,
-    why: _Why = "",
+    company: Slug,
+    stream: Streams = None,
+    first: First = None,
+    last: Last = None,
+    why: Why = "",
     json: _Json = False,
 ) -> None:
     """Try quarantined records again, once the mapping or the contract was mended, without asking the source.
@@ -183,11 +172,11 @@ def retry(
 
 @app.command("discard")
 def discard(
-    company: _Slug,
-    stream: _Streams = None,
-    first: _First = None,
-    last: _Last = None,
-    why: _Why = "",
+    company: Slug,
+    stream: Streams = None,
+    first: First = None,
+    last: Last = None,
+    why: Why = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only show what would go.")] = False,
     json: _Json = False,
 ) -> None:

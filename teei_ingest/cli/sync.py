@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +21,22 @@ def sync(
     company: Annotated[
         str | None, typer.Option(metavar="SLUG", help="The company.", autocompletion=company_slugs)
     ] = None,
-    first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")] = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DAY",
+            help="First UTC day, YYYY-MM-DD. Without it: as many days before the last one as TEEI_LOOK_BACK_DAYS says, "
+            "three unless it is set.",
+        ),
+    ] = None,
     last: Annotated[
-        str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; the open one may be it.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="DAY",
+            help="Last UTC day, inclusive; the open one may be it. Without it: the last one that has closed.",
+        ),
     ] = None,
     stream: Annotated[
         list[str] | None,
@@ -46,32 +60,42 @@ def sync(
 
     One run of Dagster, which its UI shows. What is there already is replaced, and a day that fails keeps what it had.
     Exit code 4 says that a source did not give everything; the table says which days, why, and how to try them again.
+
+    Without days it reads the last closed one and the three before it, so that changes that came late are there, too;
+    nothing that is older. Streams for which TEEI_LOOK_BACK_DAYS says something else have a run of their own.
     """
     from teei_ingest.cli import home
     from teei_ingest.cli.output import as_json, err, quiet_progress
     from teei_ingest.companies import load_companies
     from teei_ingest.errors import UsageError
-    from teei_ingest.sync import plan_request, reply
+    from teei_ingest.sync import closed_day, merged, plan_refetch, plan_request, reply
 
+    typed_at = time.time()
     settings = home.settle()
     if failed:
         _sync_failed(context, settings, company, first, last, stream or (), json=json)
         return
-    if company is None or first is None or last is None:
-        raise UsageError("give --company, --from and --to, or --failed")
-    request = plan_request(settings, load_companies(settings), company, first, last, stream or ())
+    if company is None:
+        raise UsageError("give --company, or --failed")
+    companies = load_companies(settings)
+    if first is None:
+        requests = plan_refetch(settings, companies, company, last, stream or ())
+    else:
+        requests = [plan_request(settings, companies, company, first, last or f"{closed_day()}", stream or ())]
     home.prepare_dagster_home(settings)
-    if request.left_out:
-        err().print(f"[dim]left out, since they have no credentials: {', '.join(request.left_out)}[/]")
+    if requests[0].left_out:
+        err().print(f"[dim]left out, since they have no credentials: {', '.join(requests[0].left_out)}[/]")
     with err().status("loading Dagster"):
         from teei_ingest.defs.run import run
-    total = 2 * len(request.streams) * len(request.window.days)
-    with quiet_progress(total, company) as progress:
-        result = run(request, progress, debug=bool(context.obj))
+    results = []
+    for request in requests:
+        with quiet_progress(2 * len(request.streams) * len(request.window.days), company) as progress:
+            results.append(run(request, progress, debug=bool(context.obj), typed_at=typed_at))
+        if not json:
+            _show(request, results[-1])
+    result = merged(results)
     if json:
         as_json(reply(result))
-    else:
-        _show(request, result)
     if not result.success:
         raise typer.Exit(exit_code(result.problems))
 
@@ -87,8 +111,6 @@ def _sync_failed(
     json: bool,
 ) -> None:
     """A run for each company and contiguous range of days; what cannot be asked for does not keep the others back."""
-    import time
-
     from teei_ingest.cli import home
     from teei_ingest.cli.output import as_json, err, out, quiet_progress
     from teei_ingest.companies import load_companies

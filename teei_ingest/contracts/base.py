@@ -216,6 +216,11 @@ def is_person(leaf: Leaf) -> bool:
     return leaf.cls is DataClass.PERSON_REF or (leaf.cls is DataClass.DIRECT and leaf.extra.get("kind") == "email")
 
 
+def is_directory(contract: type[Data]) -> bool:
+    """Whether each record is a person, so that one who is gone has left."""
+    return "source_id" in contract.subject
+
+
 def is_opaque_id(leaf: Leaf) -> bool:
     """Whether a public leaf is an id that the source made."""
     return leaf.cls is DataClass.PUBLIC and leaf.kind is Kind.TEXT and leaf.path[-1].endswith("_id")

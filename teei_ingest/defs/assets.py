@@ -60,7 +60,7 @@ def _materialize(
             work = ingest.ingest(stream.name, company, context.run.run_id)
             outcome = _run(work, ingest, stream, days, selected)
         except BaseException as error:  # noqa: BLE001
-            problem = _harmless(error, stream, company)
+            problem = harmless(error, stream, company)
         if problem is not None:
             failed.update(dict.fromkeys((key(company, day) for day in days), problem))
             continue
@@ -72,7 +72,7 @@ def _materialize(
                 context, stream, work, store.store, outcome.good, stored=stream.events in selected
             )
         except BaseException as error:  # noqa: BLE001
-            problem = _harmless(error, stream, company)
+            problem = harmless(error, stream, company)
             failed.update({key(company, partition.day): problem for partition in outcome.good})
         for partition in outcome.bad:
             assert partition.error is not None
@@ -88,7 +88,7 @@ def _materialize(
         )
 
 
-def _harmless(error: BaseException, stream: Stream, company: str) -> TeeiError:
+def harmless(error: BaseException, stream: Stream, company: str) -> TeeiError:
     """The error as it may be shown: what others than ours say may quote a record, even where a library panics."""
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | dg.DagsterExecutionInterruptedError):
         raise error

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from teei_ingest.defs import assets, jobs, retention, sensors
+from teei_ingest.defs import assets, jobs, presence, retention, sensors
 from teei_ingest.defs.partitions import partitions
 from teei_ingest.defs.resources import (
     CredentialsResource,
@@ -35,9 +35,9 @@ def build(overrides: Mapping[str, str] | None = None, **resources: Any) -> dg.De
     given.setdefault("landing", LandingResource(settings=configured))
     given.setdefault("ingest", IngestResource(**given))
     return dg.Definitions(
-        assets=dg.with_source_code_references([*made, retention.retention]),
-        jobs=[*jobs.jobs(), retention.job],
-        schedules=[retention.daily],
+        assets=dg.with_source_code_references([*made, presence.presence, retention.retention]),
+        jobs=[*jobs.jobs(), presence.job, retention.job],
+        schedules=[presence.weekly(settings), retention.daily],
         sensors=[sensors.companies_registry],
         executor=dg.in_process_executor,
         resources=given,

@@ -105,7 +105,8 @@ def evaluations(
         if name == QUARANTINE:
             for partition in good:
                 broken = {f"{field}: {rule}": count for (field, rule), count in partition.broken.items()}
-                yield set_aside(company, stream, partition.day, partition.quarantined, broken, targets)
+                count = partition.quarantined if broken else 0  # else they were discarded, or have become too old
+                yield set_aside(company, stream, partition.day, count, broken, targets)
             continue
         rules = CONTRACT_RULES if name == CONTRACT else PRIVACY_RULES
         for partition in good:

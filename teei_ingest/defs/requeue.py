@@ -20,7 +20,7 @@ from teei_ingest.defs.resources import IngestResource
 from teei_ingest.defs.run import COMPANY_TAG, instance
 from teei_ingest.errors import TeeiError
 from teei_ingest.landing.quarantine import About, Quarantine
-from teei_ingest.pipeline.ingest import REMEMBERED, Outcome, Partition
+from teei_ingest.pipeline.ingest import REMEMBERED, Ingest, Outcome, Partition
 from teei_ingest.pipeline.requeue import Recorded, Requeue, Retried
 from teei_ingest.settings import Settings
 from teei_ingest.streams import all_streams
@@ -49,53 +49,71 @@ def _retry(
 ) -> Retried:
     work = ingest.made(Requeue, stream.name, company, _RUN)
 
+    return work.retry(days, recorded(opened, stream, company), recorder(opened, ingest, stream, work, _RUN))
+
+
+def recorder(
+    opened: dg.DagsterInstance,
+    ingest: IngestResource,
+    stream: Stream,
+    work: Ingest,
+    act: str,
+) -> Callable[[Sequence[Partition]], None]:
+    """What records partitions of which rows came or went without a reading, and their checks.
+
+    They are shown as materialized by a run named after the act.
+    """
+    company = work.company.slug
+
     def record(partitions: Sequence[Partition]) -> None:
         if not partitions:
             return
-        run_id = _run_of(opened, company)
+        run_id = _run_of(opened, company, act)
         keys = [key(company, partition.day) for partition in partitions]
         there = {asset: _latest(opened, asset, keys) for asset in (stream.name, stream.events)}
         for partition in partitions:
             for asset, ids in there.items():
                 if key(company, partition.day) in ids:
                     made = assets.materialization(asset, company, stream, partition, Outcome(), work.policy.version)
-                    _report(opened, run_id, made)
+                    _report(opened, run_id, made, act)
         wanted = [(name, asset) for name, asset in checks.checks_of(stream) if there[asset]]
         for evaluation in checks.evaluations(
             opened, run_id, wanted, stream, work, ingest.store.store, partitions, stored=True
         ):
             if str(evaluation.partition) in there[evaluation.asset_key.to_user_string()]:
-                _report(opened, run_id, evaluation)
+                _report(opened, run_id, evaluation, act)
 
-    return work.retry(days, _recorded(opened, stream, company), record)
+    return record
 
 
 def discard(settings: Settings, company: str, days: Mapping[str, Collection[date]]) -> None:
     """Remove the quarantined records of these days, by stream; their check has nothing to warn of any more."""
     quarantine = Quarantine(settings)
     with instance() as opened:
-        run_id = _run_of(opened, company)
+        run_id = _run_of(opened, company, _RUN)
         for name, some in days.items():
             for day in some:
                 quarantine.discard(company, name, day)
             if name in all_streams():
                 for evaluation in checks.discarded(opened, run_id, company, all_streams()[name], some):
-                    _report(opened, run_id, evaluation)
+                    _report(opened, run_id, evaluation, _RUN)
 
 
-def _run_of(opened: dg.DagsterInstance, company: str) -> str:
+def _run_of(opened: dg.DagsterInstance, company: str, act: str) -> str:
     """A run to which events can belong; its id."""
-    job = dg.GraphDefinition(name=_RUN).to_job()
+    job = dg.GraphDefinition(name=act).to_job()
     done = dg.DagsterRunStatus.SUCCESS
     return opened.create_run_for_job(job, status=done, tags={COMPANY_TAG: company}).run_id
 
 
-def _report(opened: dg.DagsterInstance, run_id: str, what: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> None:
+def _report(
+    opened: dg.DagsterInstance, run_id: str, what: dg.AssetMaterialization | dg.AssetCheckEvaluation, act: str
+) -> None:
     if isinstance(what, dg.AssetMaterialization):
         kind, data = dg.DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(what)
     else:
         kind, data = dg.DagsterEventType.ASSET_CHECK_EVALUATION, what  # type: ignore[assignment]
-    opened.report_dagster_event(dg.DagsterEvent(kind.value, job_name=_RUN, event_specific_data=data), run_id)
+    opened.report_dagster_event(dg.DagsterEvent(kind.value, job_name=act, event_specific_data=data), run_id)
 
 
 def _latest(opened: dg.DagsterInstance, asset: str, keys: Collection[str]) -> Mapping[str, int]:
@@ -104,10 +122,12 @@ def _latest(opened: dg.DagsterInstance, asset: str, keys: Collection[str]) -> Ma
     return opened.event_log_storage.get_latest_storage_id_by_partition(dg.AssetKey(asset), kind, set(keys))
 
 
-def _recorded(
+def recorded(
     opened: dg.DagsterInstance, stream: Stream, company: str
 ) -> Callable[[Collection[date]], Mapping[date, Recorded]]:
-    def recorded(days: Collection[date]) -> Mapping[date, Recorded]:
+    """What the last materializations of a stream's events say."""
+
+    def told(days: Collection[date]) -> Mapping[date, Recorded]:
         ids = _latest(opened, stream.events, [key(company, day) for day in days]) if days else {}
         if not ids:
             return {}
@@ -120,7 +140,7 @@ def _recorded(
             found[split(str(materialization.partition))[1]] = _of(metadata)
         return found
 
-    return recorded
+    return told
 
 
 def _of(metadata: Mapping[str, object]) -> Recorded:

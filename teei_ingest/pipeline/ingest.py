@@ -33,7 +33,7 @@ from teei_ingest.errors import (
     StoreError,
     TeeiError,
 )
-from teei_ingest.extract.caller import Cancelled, PagesMoved, Unreachable
+from teei_ingest.extract.caller import Cancelled, CircuitOpen, PagesMoved, Unreachable
 from teei_ingest.extract.http import Source
 from teei_ingest.extract.read import Reading, read
 from teei_ingest.landing.landing import Landing
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 # A list that moves while it is paged over is read again so often, then given up.
 READINGS = 3
 # These concern the whole window: asking for a part of it would be refused alike, or hide what is wrong.
-FINAL = (BadCredentials, NotAllowed, RateLimited, Unreachable, SettingsError, Cancelled, OutOfOrder)
+FINAL = (BadCredentials, NotAllowed, RateLimited, CircuitOpen, SettingsError, Cancelled, OutOfOrder)
 
 
 @dataclass
@@ -349,7 +349,7 @@ class Ingest:
         finally:
             found.close()
         log.warning("%s", error)
-        if patience.failed() or isinstance(error, FINAL) or (done is None and window.first == window.last):
+        if patience.failed(error) or isinstance(error, FINAL) or (done is None and window.first == window.last):
             self._fail(outcome, window.days, window, error, figures)
         elif window.first == window.last:
             self._window(outcome, window, None, keep, raw, patience)
@@ -525,7 +525,7 @@ class Ingest:
             carried = tighten(carried, stream.contract, self.policy, Pseudonyms.of(self._ring))
             for day, count in late.items():
                 good[day].late = count
-        missing = _ids_by_day(carried)
+        missing = ids_by_day(carried)
         for day, ids in missing.items():
             good[day].carried = len(ids)
 
@@ -664,10 +664,14 @@ class _Figures:
 
 
 class _Patience:
-    """Ends the search for the bad days of a window when nothing of it can be read at all."""
+    """Ends the search for the bad days of a window when nothing of it can be read at all.
+
+    Where nothing is answered, every failure may take as long as a read may: only as many in a row as halving needs to
+    come down to one day.
+    """
 
     def __init__(self, days: int) -> None:
-        self._limit = 2 * days.bit_length() + 2
+        self._halvings = days.bit_length()
         self._row = 0
         self._searching = False
 
@@ -678,10 +682,10 @@ class _Patience:
     def succeeded(self) -> None:
         self._row = 0
 
-    def failed(self) -> bool:
+    def failed(self, error: TeeiError) -> bool:
         self._searching = True
         self._row += 1
-        return self._row > self._limit
+        return self._row > (self._halvings if isinstance(error, Unreachable) else 2 * self._halvings + 2)
 
 
 def _on(numbers: np.ndarray, days: Iterable[date]) -> np.ndarray:
@@ -695,7 +699,8 @@ def rows_by_day(found: Collected) -> Counter[date]:
     return Counter(dict(zip(map(day_of, days), counts.tolist(), strict=True)))
 
 
-def _ids_by_day(table: pa.Table) -> dict[date, list[str]]:
+def ids_by_day(table: pa.Table) -> dict[date, list[str]]:
+    """Ids of the rows' events, by day."""
     found: dict[date, list[str]] = {}
     for day, name in zip(table["day"].to_pylist(), table["event_id"].to_pylist(), strict=True):
         found.setdefault(day, []).append(name)

@@ -256,7 +256,7 @@ class Requeue(Ingest):
         kept = rows_by_day(found)
         for day in sorted(changed):
             some = tried.get(day, [])
-            partition = _partition(day, bases[day], Counter(one.fate for one in some), kept[day])
+            partition = partition_of(day, bases[day], Counter(one.fate for one in some), kept[day])
             self._judge(partition, [one.entry for one in some if one.fate is Fate.LEFT])
             if partition.error is not None:
                 self._refused[day] = partition.error
@@ -306,7 +306,7 @@ class Requeue(Ingest):
         found.keep = np.concatenate([found.keep, np.ones(len(found.rows) - len(found.keep), bool)])
 
 
-def _partition(day: date, base: Recorded, fates: Counter[Fate], kept: int) -> Partition:
+def partition_of(day: date, base: Recorded, fates: Counter[Fate], kept: int) -> Partition:
     """The day's counts from those of its reading. Rows more than that came from other days, fewer were erased."""
     known = _counted(base.about.figures, fates)
     more = kept - known["kept"]

@@ -38,6 +38,7 @@ from teei_ingest.redact.text import MARK
 from teei_ingest.redact.tokens import PSEUDONYM, Pseudonyms
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
+from teei_ingest.store.presence import Presence
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.streams import all_streams
@@ -218,6 +219,7 @@ class _Place:
         self.quarantine = Quarantine(settings)
         self.suppressions = Suppressions(settings)
         self.vanished = Vanished(settings.home)
+        self.presence = Presence(settings.home)
         self.ring = KeyRing.open(settings, company, create=not store.holds(company.slug))
         self.names = Pseudonyms.of(self.ring)
 
@@ -359,6 +361,7 @@ def _remove(place: _Place, tokens: frozenset[str], groups: frozenset[str], *, dr
         if not dry_run:
             # First, since nobody would find these ids once the rows are gone.
             place.vanished.forget(place.company.slug, gone)
+            place.presence.forget(place.company.slug, gone)
             _rewrite(place, contract, gone, named, erased)
     if not dry_run:
         place.landing.sweep()

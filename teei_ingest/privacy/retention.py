@@ -12,6 +12,7 @@ from teei_ingest.errors import SettingsError
 from teei_ingest.landing.landing import Landing, old_files
 from teei_ingest.landing.quarantine import Quarantine
 from teei_ingest.settings import Settings
+from teei_ingest.store.presence import Presence
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.vault.files import older, os_errors, remove
@@ -65,4 +66,5 @@ def keep(settings: Settings, store: Store, now: datetime, *, dry_run: bool = Fal
         events = sum(expire(contract, before) for contract in contracts())
         if not dry_run:
             Vanished(settings.home).forget_before(before)
+            Presence(settings.home).forget_before(before)
     return {"events": events, "landing": landed, "quarantine": quarantined, "compute_log": len(printed)}

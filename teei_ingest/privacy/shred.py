@@ -23,6 +23,7 @@ from teei_ingest.privacy.audit_log import AuditLog
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.drift import Drift
+from teei_ingest.store.presence import Presence
 from teei_ingest.store.rotations import Rotations
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.vanished import Vanished
@@ -114,6 +115,7 @@ def _remove(settings: Settings, store: Store, company: Company) -> None:
     Suppressions(settings).forget(slug)
     Drift(settings.home).forget(slug)
     Vanished(settings.home).forget_company(slug)
+    Presence(settings.home).forget_company(slug)
     for contract in contracts():
         store.purge(contract)
 

@@ -7,6 +7,7 @@ os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
 
 from teei_ingest.settings import Settings
 from teei_ingest.store.locks import Locks
+from teei_ingest.store.presence import Presence
 from teei_ingest.store.rotations import Rotations
 from teei_ingest.store.tables import Store
 
@@ -18,6 +19,7 @@ def open_store(settings: Settings) -> Store:
         sandbox=settings.is_sandbox,
         locks=Locks(settings.home / "locks"),
         rotations=Rotations(settings.home / "rotation"),
+        presence=Presence(settings.home),
     )
     store.prepare()
     return store

@@ -11,19 +11,21 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from teei_ingest.errors import UsageError
+from teei_ingest.store.presence import BESIDE
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.views import views
 
@@ -48,12 +50,22 @@ def connect(store: Store, *, spill: Path | None = None, memory: str = MEMORY) ->
     connection.execute("SET TimeZone = 'UTC'")
     for name, dataset in store.datasets(contracts()).items():
         connection.register(name, dataset)
+    put_beside(connection, store.presence())
     for name, view in views().items():
         if view.sql:
             connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def put_beside(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table]) -> None:
+    """Tables that views join with and that nobody is shown: they are in a schema of their own."""
+    connection.execute(f"CREATE SCHEMA {BESIDE}")
+    for name, table in tables.items():
+        connection.register("given", table)
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
+        connection.unregister("given")
 
 
 def query(store: Store, sql: str, *, spill: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -31,6 +31,7 @@ from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import StoreError
 from teei_ingest.store.locks import Locks
+from teei_ingest.store.presence import Presence, no_tables
 from teei_ingest.store.rotations import Rotation, Rotations
 from teei_ingest.streams import all_streams
 
@@ -119,7 +120,7 @@ class Store:
     A store made in the sandbox bears a marker: it opens in the sandbox alone, and the sandbox opens no other.
     `storage_options` are delta-rs's (region, endpoint, credentials of an object store); without `locks` nobody else
     may purge the tables meanwhile. `rotations` says of which companies readers see an older version; who writes sees
-    the newest.
+    the newest. `presence` says who is gone from a directory.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Store:
         sandbox: bool,
         locks: Locks | None = None,
         rotations: Rotations | None = None,
+        presence: Presence | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> None:
         local = uri.removeprefix("file://")
@@ -137,6 +139,7 @@ class Store:
         self.sandbox = sandbox
         self._locks = locks
         self._rotated = rotations
+        self._presence = presence
         self._options = dict(storage_options or {})
         self._check_marker()
 
@@ -397,6 +400,10 @@ class Store:
                 return found
             before = after
 
+    def presence(self) -> dict[str, pa.Table]:
+        """The tables beside the events of which views tell who is gone from a directory."""
+        return self._presence.tables() if self._presence else no_tables()
+
     def versions(self) -> dict[str, int]:
         """The current version of each table, by name."""
         return {contract.table: self._version(contract) for contract in contracts()}
@@ -592,7 +599,7 @@ class Store:
         rows: Callable[[], pa.RecordBatchReader],
     ) -> int:
         written = 0
-        raised: Exception | KeyboardInterrupt | None = None
+        raised: BaseException | None = None
         reader = rows()
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -601,7 +608,9 @@ class Store:
                 for batch in reader:
                     written += batch.num_rows
                     yield batch
-            except (Exception, KeyboardInterrupt) as error:
+            except GeneratorExit:  # not from within: whoever reads has enough
+                raise
+            except BaseException as error:
                 raised = error
                 raise
 

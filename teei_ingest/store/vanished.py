@@ -24,8 +24,11 @@ _Ids = dict[str, str]  # id of an event: when it was first missed, RFC 3339
 class Vanished:
     """The files below one folder. Raises StoreError. Whoever changes them holds the company or the stream's turn."""
 
+    name = "vanished"
+    remedy = "the next sync of the day writes it anew"
+
     def __init__(self, home: Path) -> None:
-        self._folder = home / "vanished"
+        self._folder = home / self.name
 
     def folder(self, company: str) -> Path:
         """Where a company's files are."""
@@ -86,7 +89,7 @@ class Vanished:
                 return {}
             except (ValueError, TypeError):
                 pass
-        raise StoreError(f"{path} is damaged: remove it, the next sync of the day writes it anew", company=company)
+        raise StoreError(f"{path} is damaged: remove it, {self.remedy}", company=company)
 
     def _write(self, company: str, stream: str, day: date, ids: _Ids) -> None:
         if ids == self._read(company, stream, day):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from teei_ingest.contracts.base import Data
+from teei_ingest.contracts.base import Data, is_directory
 from teei_ingest.contracts.stored import arrow_schema
+from teei_ingest.redact.text import MARK
+from teei_ingest.store.presence import GONE, READ
 from teei_ingest.store.tables import contracts
 from teei_ingest.systems import all_systems
 
@@ -27,13 +29,28 @@ def columns(contract: type[Data]) -> tuple[str, ...]:
 
 def _current(contract: type[Data]) -> str:
     # An emptied source_id names no record: such rows stand for themselves.
-    return f"""
+    newest = f"""
 SELECT {", ".join(f'"{name}"' for name in columns(contract))}
 FROM {contract.table}
 QUALIFY row_number() OVER (
     PARTITION BY company, stream, coalesce(source_id, event_id)
     ORDER BY source_timestamp DESC, "timestamp" DESC, event_id DESC
 ) = 1"""
+    return _with_presence(newest) if is_directory(contract) else newest
+
+
+def _with_presence(newest: str) -> str:
+    return f"""
+SELECT
+    entry.*,
+    CASE
+        WHEN entry.source_id <> '{MARK}' AND whole.stream IS NOT NULL THEN gone.event_id IS NULL
+    END AS present
+FROM ({newest}
+) AS entry
+LEFT JOIN {READ} AS whole ON whole.company = entry.company AND whole.stream = entry.stream
+LEFT JOIN {GONE} AS gone
+    ON gone.company = entry.company AND gone.stream = entry.stream AND gone.event_id = entry.event_id"""
 
 
 def _people() -> str:
@@ -55,6 +72,11 @@ FROM (
 WHERE external_user_id <> user_id
 GROUP BY ALL"""
 
+
+PRESENT = (
+    " `present` says whether the whole directory, as it was read last, has them; null where it never was, or where the "
+    "policy keeps no token of the record."
+)
 
 ORG_HIERARCHY = """
 WITH RECURSIVE chains AS (
@@ -136,7 +158,10 @@ def views() -> dict[str, View]:
     """All views by name, in an order in which each needs only earlier ones."""
     tables = {c.table: View(None, f"{_first_line(c)} Every version that was received.") for c in contracts()}
     current = {
-        f"current_{c.table}": View(_current(c), f"{_first_line(c)} The latest version of every record.")
+        f"current_{c.table}": View(
+            _current(c),
+            f"{_first_line(c)} The latest version of every record.{PRESENT if is_directory(c) else ''}",
+        )
         for c in contracts()
     }
     return {

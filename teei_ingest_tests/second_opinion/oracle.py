@@ -9,7 +9,7 @@ import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -145,11 +145,15 @@ class Counts:
 
 @dataclass
 class Partition:
-    """One company, stream and day; `quarantined` has the reason and the wire record."""
+    """One company, stream and day; `quarantined` has the reason and the wire record.
+
+    `carried` are rows beside `rows` that the source had once and has no more.
+    """
 
     rows: list[Row] = field(default_factory=list)
     quarantined: list[tuple[str, Record]] = field(default_factory=list)
     duplicates: int = 0
+    carried: list[Row] = field(default_factory=list)
 
     @property
     def counts(self) -> Counts:
@@ -199,9 +203,34 @@ def expect(
     return expected
 
 
+def refetched(stored: Expected, read: Expected, today: date) -> Expected:
+    """What is there after `read` came in the place of what was `stored`, which may have other days, too.
+
+    Of a day before `today` nothing disappears unseen: a version that is not sent again is carried over, unless a newer
+    one of the same record is there afterwards, wherever. The days from `today` on are as they were read.
+    """
+    others = {key: part for key, part in stored.items() if key not in read}
+    missing: dict[tuple[str, str, date], list[Row]] = {}
+    for key in stored.keys() & read.keys():
+        sent = {(row.record, row.at) for row in read[key].rows}
+        if key[2] < today:
+            before = [*stored[key].rows, *stored[key].carried]
+            missing[key] = [row for row in before if (row.record, row.at) not in sent]
+    newest: dict[tuple[str, str, str], datetime] = {}
+    there = [*rows_of(read), *rows_of(others), *(row for rows in missing.values() for row in rows)]
+    for row in there:
+        newest[row.record] = max(row["source_timestamp"], newest.get(row.record, row["source_timestamp"]))
+    after = dict(others)
+    for key, part in read.items():
+        left = [row for row in missing.get(key, []) if row["source_timestamp"] == newest[row.record]]
+        after[key] = replace(part, carried=left)
+    return after
+
+
 def rows_of(expected: Expected, view: str | None = None) -> list[Row]:
     """All rows, or those of one view (`volunteer_events`, …)."""
-    return [row for part in expected.values() for row in part.rows if view in (None, row.view)]
+    every = (row for part in expected.values() for row in (*part.rows, *part.carried))
+    return [row for row in every if view in (None, row.view)]
 
 
 def current_rows(expected: Expected, view: str | None = None) -> list[Row]:
