@@ -144,6 +144,9 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float, cancel: threading.Event) -> None:
+        self.pause(seconds)
+
+    def pause(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
 

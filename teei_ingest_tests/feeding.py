@@ -94,7 +94,7 @@ class Ask:
 
 @dataclass
 class Reply:
-    """What is answered; `missing` bytes are announced and never sent."""
+    """What is answered; `missing` bytes are announced and never sent, and status 0 hangs up."""
 
     body: bytes
     status: int = 200
@@ -137,6 +137,9 @@ def answering(answer: Answer) -> Iterator[Answering]:
             pass
 
         def _send(self, reply: Reply) -> None:
+            if not reply.status:
+                self.close_connection = True
+                return
             self.send_response(reply.status)
             for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                 self.send_header(name, value)

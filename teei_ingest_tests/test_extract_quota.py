@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,34 +51,141 @@ last = 0.0
 
 def clock():  # asked last when a request is granted
     global last
-    last = time.time()
+    last = time.monotonic()
     return last
 
-quota = Quota(Path(sys.argv[1]), [Rate(20, 2040)], clock)
+quota = Quota(Path(sys.argv[1]), [Rate(20, 2040)], clock, sys.argv[2])
 print("ready", flush=True)
 end = float(sys.stdin.readline())
-while time.time() < end and quota.acquire(time.sleep) == 0:
+while time.monotonic() < end and quota.acquire(time.sleep) == 0:
     print(last)
 """
 
 
-def test_three_processes_share_a_quota_and_use_it_up(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER, str(tmp_path / "quota" / "q.sqlite")]
-    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+def test_three_processes_share_a_quota_in_turn_and_use_it_up(tmp_path: Path) -> None:
+    companies = ("acme", "acme", "globex")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path / "quota" / "q.sqlite"), company],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for company in companies
+    ]
     for worker in workers:
         assert worker.stdout
         assert worker.stdout.readline() == "ready\n"
-    end = time.time() + 5.8
+    end = time.monotonic() + 5.8
     for worker in workers:
         assert worker.stdin
         worker.stdin.write(f"{end}\n")
         worker.stdin.flush()
     each = [[float(text) for text in worker.communicate(timeout=60)[0].split()] for worker in workers]
-    assert sum(map(bool, each)) > 1
+    for company, moments in zip(companies, each, strict=True):  # each company has the same part
+        assert len(moments) >= 0.6 * 60 / 2 / companies.count(company), list(map(len, each))
     taken = sorted(moment for moments in each for moment in moments)
     for first, beyond in zip(taken, taken[20:], strict=False):
         assert beyond - first > 2.0
     assert sum(moment < end for moment in taken) >= 0.95 * 10 * 5.8
+
+
+@pytest.mark.parametrize("step", [0, -1e9], ids=["killed", "before the machine started"])
+def test_nobody_waits_for_the_dead(tmp_path: Path, step: float) -> None:
+    clock = Clock()
+    mine, other = (Quota(tmp_path / "q.sqlite", [Rate(2, 10_000)], clock, who) for who in ("acme", "globex"))
+    for _ in range(2):
+        assert mine.acquire(clock.pause) == 0
+    waits, comes_back = threading.Event(), threading.Event()
+
+    def hang(seconds: float) -> None:
+        waits.set()
+        comes_back.wait(60)
+
+    threads = [threading.Thread(target=other.acquire, args=(hang,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert waits.wait(20)
+    clock.now += step
+    begun = clock.now
+    for _ in range(2):
+        assert mine.acquire(clock.pause) == 0
+    assert 10 < clock.now - begun < 10.1
+    clock.now += 11
+    comes_back.set()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_who_came_first_is_served_first(tmp_path: Path) -> None:
+    clock = Clock()
+    mine, other = (Quota(tmp_path / "q.sqlite", [Rate(1, 3_000)], clock) for _ in range(2))
+    assert mine.acquire(clock.pause) == 0
+    waits, comes_back = threading.Event(), threading.Event()
+
+    def hang(seconds: float) -> None:
+        waits.set()
+        comes_back.wait(60)
+
+    thread = threading.Thread(target=other.acquire, args=(hang,))
+    thread.start()
+    assert waits.wait(20)
+
+    def pause(seconds: float) -> None:
+        comes_back.set()
+        thread.join(20)
+        assert not thread.is_alive()
+        clock.pause(seconds)
+
+    clock.now += 3.1
+    begun = clock.now
+    assert mine.acquire(pause) == 0
+    assert 3 < clock.now - begun < 3.1
+
+
+def test_who_gives_up_leaves_its_turn_to_others(tmp_path: Path) -> None:
+    clock = Clock()
+    mine, other = (Quota(tmp_path / "q.sqlite", [Rate(1, 3_000)], clock, who) for who in ("acme", "globex"))
+    assert mine.acquire(clock.pause) == 0
+
+    def give_up(seconds: float) -> None:
+        raise InterruptedError
+
+    for _ in range(3):
+        with pytest.raises(InterruptedError):
+            other.acquire(give_up)
+    begun = clock.now
+    assert mine.acquire(clock.pause) == 0
+    assert 3 < clock.now - begun < 3.1
+
+
+def test_one_with_many_threads_and_one_with_one_have_equal_parts(tmp_path: Path) -> None:
+    path, end = tmp_path / "q.sqlite", time.monotonic() + 2.4
+    taken: list[tuple[float, str]] = []
+
+    def work(who: str) -> None:
+        moment = 0.0
+
+        def clock() -> float:
+            nonlocal moment
+            moment = time.monotonic()
+            return moment
+
+        quota = Quota(path, [Rate(10, 500)], clock, who)
+        while time.monotonic() < end and quota.acquire(time.sleep) == 0:
+            taken.append((moment, who))
+        quota.close()
+
+    threads = [threading.Thread(target=work, args=(who,)) for who in ("acme", "acme", "acme", "acme", "globex")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    shares = Counter(who for _, who in taken)
+    assert min(shares.values()) >= 0.6 * shares.total() / 2, shares
+    moments = sorted(moment for moment, _ in taken)
+    assert all(beyond - first > 0.5 for first, beyond in zip(moments, moments[10:], strict=False))
 
 
 def test_files_are_for_this_user_alone(tmp_path: Path) -> None:

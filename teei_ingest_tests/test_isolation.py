@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from datetime import date
+from collections.abc import Callable, Collection, Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import median
 
 import pytest
 
 from teei_ingest.defs.build import build
+from teei_ingest.sandbox.config import company_id
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest.streams import all_streams
-from teei_ingest_tests.dagster_parts import keys, statuses
+from teei_ingest_tests.dagster_parts import instance_in, keys, statuses
 from teei_ingest_tests.extracting import Answer, Ask, serving
 from teei_ingest_tests.running import Home, failures
 
@@ -139,3 +146,75 @@ def test_a_company_whose_keys_are_lost(place: Home) -> None:
         result = place.materialize(company, DAY, DAY, STREAMS)
         assert len(failures(result)) == len(failed)
         assert standing(place, company) == expected(*failed)
+
+
+# --- five companies, each in a process of its own, and how long they take -------------------------------------------
+
+TEEI = str(Path(sys.executable).with_name("teei"))
+FIFTH, *FOUR = FIVE = ("acme-corp", "globex-inc", "initech-ab", "umbrella-oy", "hooli-as")
+DAYS = [DAY + timedelta(number) for number in range(10)]
+
+
+def synced(place: Home, companies: Collection[str], days: list[date] = DAYS) -> tuple[float, dict[str, int]]:
+    """All at once: the seconds until the four were done, and the exit code of each."""
+    range_of = ("--from", str(days[0]), "--to", str(days[-1]))
+    streams = [part for stream in STREAMS for part in ("--stream", stream)]
+    begun = time.monotonic()
+    started = {
+        company: subprocess.Popen(
+            [TEEI, "sync", "--company", company, *range_of, *streams],
+            env={**os.environ, **place.environ},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for company in companies
+    }
+    try:
+        codes = {company: started[company].wait(300) for company in FOUR}
+        seconds = time.monotonic() - begun
+        return seconds, codes | {company: process.wait(300) for company, process in started.items()}
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.machine
+@pytest.mark.timeout(1800)
+def test_four_companies_take_no_longer_because_a_fifth_is_poisoned(home: Callable[..., Home]) -> None:
+    """The sources take most of the time, as they do: what is measured is waiting for one another."""
+    config = SandboxConfig(companies={slug: company_id(slug) for slug in FIVE}, records=300, latency_ms=400)
+    with running(config) as sandbox:
+        relay = Relay(sandbox.url)
+        with serving(relay) as server:
+            more = {"TEEI_MAX_RETRIES": "1", "TEEI_READ_TIMEOUT_S": "4", "TEEI_QUARANTINE_MIN": "1"}
+            place = home(config.companies, environment(config, server.url) | more)
+            definitions = build(place.environ)
+            assert set(synced(place, FIVE, [DAY])[1].values()) == {0}
+
+            def lose_the_keys() -> None:
+                (place.settings.home / "keys" / f"{company_id(FIFTH)}.json").unlink()
+
+            alone, with_fifth = [], {}
+            for way in (*POISONS, "keys lost"):
+                relay.poison = None
+                seconds, codes = synced(place, FOUR)
+                assert set(codes.values()) == {0}
+                alone.append(seconds)
+                failed: Collection[str] = (BAD,)
+                if way in POISONS:
+                    relay.poison = POISONS[way][0]
+                else:
+                    lose_the_keys()
+                    failed = STREAMS
+                with_fifth[way], codes = synced(place, FIVE)
+                assert [company for company, code in codes.items() if code] == [FIFTH], way
+                with instance_in(place.settings.home) as instance:
+                    for company in FIVE:
+                        for stream in STREAMS:
+                            found = statuses(instance, definitions, f"{stream}_events", keys(company, DAYS))
+                            bad = company == FIFTH and stream in failed
+                            assert set(found.values()) == {"FAILED" if bad else "MATERIALIZED"}, (way, company, stream)
+    ratios = {way: round(seconds / median(alone), 2) for way, seconds in with_fifth.items()}
+    print(f"four alone {[round(seconds, 1) for seconds in alone]} s; with the fifth, as ratios: {ratios}")
+    assert max(ratios.values()) <= 1.2

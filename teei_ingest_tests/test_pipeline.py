@@ -424,16 +424,17 @@ def test_a_source_that_knows_no_end_keeps_its_complete_days(place: Home, server:
     assert min(ask.query["since"][:10] for ask in server.asked[1:] if "cursor" not in ask.query) == str(WEEK[3])
 
 
+@pytest.mark.parametrize("status", [500, 0], ids=["answers 500", "hangs up"])
 @pytest.mark.parametrize("stream", [VOLUNTEERS, DIRECTORY])
 @pytest.mark.parametrize("broken", [[WEEK[3]], [WEEK[0], WEEK[6]], [WEEK[1], WEEK[2]]])
 def test_only_days_whose_own_read_fails_are_failed(
-    place: Home, server: Answering, stream: str, broken: list[date]
+    place: Home, server: Answering, stream: str, broken: list[date], status: int
 ) -> None:
     def answer(ask: Ask) -> Reply:
         window = ask.query.get("filter", "") or f'"{ask.query["since"]}" "{ask.query["until"]}"'
         first, end = (date.fromisoformat(part[:10]) for part in window.split('"')[1::2])
         if any(first <= day < end for day in broken):
-            return down(ask)
+            return Reply(b"{}", status)
         return Reply(page(stream, [record(stream, f"{day}", at(day)) for day in WEEK if first <= day < end]))
 
     server.answer = answer
@@ -444,13 +445,16 @@ def test_only_days_whose_own_read_fails_are_failed(
     assert sorted(row["day"] for row in stored(place, stream)) == [day for day in WEEK if day not in broken]
 
 
-def test_a_source_that_is_down_altogether_is_not_asked_for_every_day(place: Home, server: Answering) -> None:
+@pytest.mark.parametrize(("status", "most"), [(500, 30), (0, 18)])
+def test_a_stream_that_is_down_altogether_is_not_asked_for_every_day(
+    place: Home, server: Answering, status: int, most: int
+) -> None:
     place.environ["TEEI_MAX_RETRIES"] = "0"
     days = [DAY + timedelta(number) for number in range(64)]
-    server.answer = down
+    server.answer = lambda ask: Reply(b"{}", status)
     outcome = worker(place, VOLUNTEERS).both(days)
     assert [one.day for one in outcome.bad] == days
-    assert len(server.asked) < 30
+    assert len(server.asked) < most
 
 
 def test_credentials_that_are_refused_are_not_tried_on_parts(place: Home, server: Answering) -> None:

@@ -12,70 +12,99 @@ import pytest
 
 from teei_ingest_tests.extracting import Answer, Ask, serving
 
+# Its clock steps, an hour with every look.
 WORKER = """
-import sys, time
+import itertools, sys, time
 from dataclasses import replace
 from pathlib import Path
+
+hours = itertools.count()
+real, time.time = time.time, lambda: real() + 3600 * next(hours)
+
 from teei_ingest.extract.http import Source
 from teei_ingest.systems.base import Quota
 from teei_ingest_tests.extracting import SYSTEMS, credentials, settings
 
-url, home, key, company = sys.argv[1:]
-system = replace(SYSTEMS["goodera"], quota=Quota(20, 2))
-given = credentials("goodera", url, api_key=key, project_id=company)
-source = Source(system, given, settings(Path(home), TEEI_MAX_RETRIES=0))
+url, home, requests, seconds, key, company, name = sys.argv[1:]
+system = replace(SYSTEMS["goodera"], quota=Quota(int(requests), int(seconds)))
+given = credentials("goodera", url, api_key=key, project_id=name)
+source = Source(system, replace(given, company=company), settings(Path(home), TEEI_MAX_RETRIES=0))
 print("ready", flush=True)
 end = float(sys.stdin.readline())
-while time.time() < end:
+while time.monotonic() < end:
     source.get("/api/v1/activities", {})
 """
 
-WORKERS = (("one", "acme"), ("one", "globex"), ("one", "acme"), ("two", "acme"))
+# Key, company, and the name of the worker; one of two for a company is killed.
+KILLED = "acme 2"
+WORKERS = (("one", "acme", "acme 1"), ("one", "globex", "globex"), ("one", "acme", KILLED), ("two", "acme", "acme 3"))
+WINDOWS = 3
+PAUSE_S = 1
 
 
-@pytest.mark.long
-def test_three_processes_and_two_companies_share_a_key_and_another_key_is_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("requests", "seconds"),
+    [pytest.param(20, 2, marks=pytest.mark.long), pytest.param(100, 60, marks=pytest.mark.machine)],
+)
+def test_processes_and_companies_share_a_key_in_turn_and_another_key_is_its_own(
+    requests: int, seconds: int, tmp_path: Path
+) -> None:
     arrived: dict[str, list[tuple[float, str]]] = {"one": [], "two": []}
+    used_up = [float("inf")]  # from when on the source says so, once
+    paused = []
 
     def script(ask: Ask) -> Answer:
-        seen = arrived[ask.headers["x-api-key"]]
-        now = time.time()
-        seen.append((now, f"{ask.query['project_id']} {ask.connection}"))
-        return Answer(429 if sum(now - moment <= 2 for moment, _ in seen) > 20 else 200)
+        key, now = ask.headers["x-api-key"], time.monotonic()
+        arrived[key].append((now, ask.query["project_id"]))
+        if key == "one" and now > used_up[0] and not paused:
+            paused.append(now)
+            return Answer(429, headers={"Retry-After": str(PAUSE_S)})
+        return Answer(429 if sum(now - moment <= seconds for moment, _ in arrived[key]) > requests else 200)
 
     with serving(script) as server:
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, server.url, str(tmp_path / "home"), key, company],
+        common = [sys.executable, "-c", WORKER, server.url, str(tmp_path / "home"), str(requests), str(seconds)]
+        workers = {
+            worker: subprocess.Popen(
+                [*common, *worker],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for key, company in WORKERS
-        ]
+            for worker in WORKERS
+        }
         try:
-            for worker in workers:
-                assert worker.stdout and worker.stdout.readline() == "ready\n"
-            begun = time.time()
-            for worker in workers:
-                assert worker.stdin
-                worker.stdin.write(f"{begun + 8}\n")
-                worker.stdin.flush()
-            time.sleep(4)  # what one that is killed had taken comes back with time
-            workers[2].kill()
-            told = [worker.communicate(timeout=60)[1] for worker in workers]
+            for process in workers.values():
+                assert process.stdout and process.stdout.readline() == "ready\n"
+            begun = time.monotonic()
+            used_up[0] = begun + WINDOWS * seconds
+            for process in workers.values():
+                assert process.stdin
+                process.stdin.write(f"{used_up[0] + 0.1 * seconds + 2 * PAUSE_S}\n")
+                process.stdin.flush()
+            died = begun + (WINDOWS - 1) * seconds
+            time.sleep(died - time.monotonic())  # what one that is killed had taken comes back with time
+            workers[WORKERS[2]].kill()
+            told = {worker[2]: process.communicate(timeout=300)[1] for worker, process in workers.items()}
         finally:
-            for worker in workers:
-                worker.kill()
-    assert [told[0], told[1], told[3]] == ["", "", ""]  # an error of a source: a 429
+            for process in workers.values():
+                process.kill()
+    assert set(told.values()) == {""}  # an error of a source: a 429
+
     for key, seen in arrived.items():
         moments = sorted(moment for moment, _ in seen)
-        for first, beyond in zip(moments, moments[20:], strict=False):
-            assert beyond - first > 2.0, key
-        assert sum(moment - begun < 8 for moment in moments) >= 0.95 * 10 * 8, key
-    for half in (0, 1):  # all three at first, then the two that are left
-        span = begun + 4 * half, begun + 4 * half + 4
-        shares = Counter(who for moment, who in arrived["one"] if span[0] <= moment < span[1])
-        assert len(shares) >= 2
-        assert {who.split()[0] for who in shares} == {"acme", "globex"}
+        for first, beyond in zip(moments, moments[requests:], strict=False):
+            assert beyond - first > seconds, key
+        assert sum(moment < used_up[0] for moment in moments) >= 0.95 * WINDOWS * requests, key
+
+    for since, until, working in ((begun, died, WORKERS[:3]), (died, used_up[0], WORKERS[:2])):
+        shares = Counter(name for moment, name in arrived["one"] if since <= moment < until)
+        companies = [company for _, company, _ in working]
+        for _, company, name in working:  # each company has the same part
+            assert shares[name] >= 0.6 * shares.total() / len(set(companies)) / companies.count(company), shares
+
+    (heard,) = paused
+    waiting = [name for moment, name in arrived["one"] if heard + 0.2 < moment < heard + PAUSE_S]
+    assert waiting == []
+    assert {name for moment, name in arrived["one"] if moment > heard + PAUSE_S} == {"acme 1", "globex"}
+    assert any(moment > heard for moment, _ in arrived["two"])

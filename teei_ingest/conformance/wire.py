@@ -59,7 +59,7 @@ class Wire:
         self.stream, self.system = stream, system
         self.requests = 0
         self._credentials, self._settings, self._sleep = credentials, settings, sleep
-        self._quota = quota_for(system, credentials, settings, time.time)
+        self._quota = quota_for(system, credentials, settings)
         self._session = requests.Session()
         self._session.trust_env = False
         proxy = settings.proxy.get_secret_value() if settings.proxy else None

@@ -15,7 +15,11 @@ class Cancelled(SourceError):
 
 
 class Unreachable(SourceDown):
-    """Nothing answers at all, or the circuit is open, so that asking for less is of no use."""
+    """A request gets no answer at all."""
+
+
+class CircuitOpen(Unreachable):
+    """The system is known to be down, so that asking for less is of no use."""
 
 
 class UnsupportedFilter(SourceMisbehaves):

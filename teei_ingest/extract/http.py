@@ -33,7 +33,7 @@ from teei_ingest.errors import (
     SourceMisbehaves,
 )
 from teei_ingest.extract.auth import BearerToken, KeyHeader
-from teei_ingest.extract.caller import Caller, Cancelled, Unreachable, UnsupportedFilter
+from teei_ingest.extract.caller import Caller, Cancelled, CircuitOpen, Unreachable, UnsupportedFilter
 from teei_ingest.extract.circuit import Down, circuit_for
 from teei_ingest.extract.quota import quota_for
 from teei_ingest.settings import Settings
@@ -98,9 +98,9 @@ class _Patience:
 class Source:
     """One system × company in a run; its streams share connections, token and quota, each in its own thread.
 
-    `clock` gives seconds since 1970; `sleep` waits for seconds or until the event is set. `typed_at` is when a person
-    typed the command that wants this, who gets one request through an open circuit. `requests` counts all requests
-    made, tokens and retries included.
+    `clock` gives seconds since 1970; one that is given is the quota's, too, whose own never steps. `sleep` waits for
+    seconds or until the event is set. `typed_at` is when a person typed the command that wants this, who gets one
+    request through an open circuit. `requests` counts all requests made, tokens and retries included.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Source:
         credentials: SystemCredentials,
         settings: Settings,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         sleep: Sleep = lambda seconds, cancel: cancel.wait(seconds),
         typed_at: float | None = None,
     ) -> None:
@@ -118,18 +118,18 @@ class Source:
         self.requests = 0
         self._credentials = credentials
         self._settings = settings
-        self._clock = clock
+        self._clock = clock or time.time
         self._sleep = sleep
         self._is_sandbox = settings.is_sandbox
         self._counting, self._judging = threading.Lock(), threading.Lock()
-        self._quota = quota_for(system, credentials, settings, clock)
-        self._circuit = circuit_for(system, credentials, settings, clock)
+        self._quota = quota_for(system, credentials, settings, clock or time.monotonic)
+        self._circuit = circuit_for(system, credentials, settings, self._clock)
         self._typed_at = typed_at
         self._answered = self._well_until = -math.inf
         self._auth = (
             KeyHeader(system.auth, credentials)
             if isinstance(system.auth, ApiKey)
-            else BearerToken(system.auth, credentials, self._post_form, clock)
+            else BearerToken(system.auth, credentials, self._post_form, self._clock)
         )
         self._session = requests.Session()
         self._session.trust_env = False
@@ -341,7 +341,7 @@ class Source:
     # --- is it down? ------------------------------------------------------------------------------------------
 
     def _pass(self, caller: Caller) -> None:
-        """Return at once as long as the circuit is closed; where it is open, raise Unreachable.
+        """Return at once as long as the circuit is closed; where it is open, raise CircuitOpen.
 
         The one whose turn it is asks the system's probe, and the others wait for the outcome.
         """
@@ -379,7 +379,7 @@ class Source:
             return self._is_down(down, caller)
 
     def _is_down(self, down: Down, caller: Caller) -> SourceError:
-        return self.error(Unreachable, f"{down}, or now by `teei sync`", caller)
+        return self.error(CircuitOpen, f"{down}, or now by `teei sync`", caller)
 
     def _probe(self, caller: Caller) -> str:
         """Ask the health path, or for a token where there is none, once. Empty if anything but a server error comes."""

@@ -1,7 +1,7 @@
 """How often a system may be asked, over all processes that use one key.
 
-Belongs here: the declared quota, the pause that an operator sets, and the wait that a source asks for. All
-three are files in `$TEEI_HOME/quota`, named after system and key id, so that every process obeys them. Does
+Belongs here: the declared quota, the pause that an operator sets, the wait that a source asks for, and whose turn it
+is. All are files in `$TEEI_HOME/quota`, named after system and key id, so that every process obeys them. Does
 not belong here: reading a reply's headers (`http.py`).
 """
 
@@ -9,10 +9,14 @@ import logging
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
+from filelock import FileLock
 from pyrate_limiter import Rate, RateItem, SQLiteBucket
 
 from teei_ingest.errors import SettingsError
@@ -24,20 +28,35 @@ from teei_ingest.vault.files import private_folder, replacing
 # The source counts a request when it arrives, we when it leaves: a little more than its window makes up for that.
 _SLACK = 1.02
 _LONGEST_BLOCK_S = 3600.0
+# Whoever waits looks again at least so often, and counts as dead when it is so late; one that is not keeps its place.
+_LOOK_AGAIN_S = 5.0
+_LATE_S = 0.5
+# Who has just used the file wants it again before those who wait for it look: they have to look often.
+_POLL_S = 0.001
+
+_QUEUE = "CREATE TABLE IF NOT EXISTS waiting (ticket INTEGER PRIMARY KEY AUTOINCREMENT, who VARCHAR, back INTEGER)"
+_STAND = "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)"
+_LEAVE = "DELETE FROM waiting WHERE ticket = ?"
+_DROP_DEAD = "DELETE FROM waiting WHERE back NOT BETWEEN ? AND ?"
+
 
 logging.getLogger("filelock").setLevel(logging.WARNING)
 
 
 class Quota:
-    """The right to make one request, shared by the threads and processes that use the same files.
+    """The right to make one request, shared in turn by the threads, processes and companies that use the same files.
 
-    `clock` gives seconds since 1970, since only wall time means the same to all processes.
+    `clock` gives seconds that never step and mean the same to all processes of a machine; when the machine starts
+    they may begin anew. `who` is the company that asks.
     """
 
-    def __init__(self, path: Path, rates: list[Rate], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, rates: list[Rate], clock: Callable[[], float] = time.monotonic, who: str = ""
+    ) -> None:
         self._path = path
         self._block_path = path.with_suffix(".blocked")
         self._clock = clock
+        self._who = who
         self._lock = threading.Lock()
         self._bucket = self._open(rates) if rates else None
 
@@ -46,73 +65,90 @@ class Quota:
 
         Returns 0 when it is granted; else the seconds for which the source wants no request at all.
         """
-        while True:
-            if blocked := self._blocked():
-                return blocked
-            wait = self._take()
-            if not wait:
-                return 0.0
-            pause(wait)
+        if not self._bucket:
+            return self._blocked()
+        ticket: int | None = None
+        try:
+            while True:
+                if blocked := self._blocked():
+                    return blocked
+                ticket, wait = self._take(self._bucket, ticket)
+                if ticket is None:
+                    return 0.0
+                pause(wait)
+        finally:
+            if ticket is not None:
+                self._leave(self._bucket, ticket)
 
     def block(self, seconds: float) -> None:
         """The source wants no request with this key for so long; an hour at most is believed."""
-        until = self._clock() + min(seconds, _LONGEST_BLOCK_S)
+        seconds = min(seconds, _LONGEST_BLOCK_S)
         with self._lock:
-            if until > self._blocked_until():
+            if seconds > self._blocked():
+                now = self._clock()
                 with replacing(self._block_path, lambda _: self._unusable()) as write:
-                    write(f"{until:.3f}".encode())
+                    write(f"{now:.3f} {now + seconds:.3f}".encode())
 
     def close(self) -> None:
         """Let go of the files."""
         if self._bucket:
-            self._bucket.close()
+            with self._lock:
+                self._bucket.close()
 
     def _open(self, rates: list[Rate]) -> SQLiteBucket:
         try:
             private_folder(self._path.parent)
             for path in (self._path, Path(f"{self._path}.lock")):
                 path.touch(mode=0o600)
-            return SQLiteBucket.init_from_file(rates, db_path=str(self._path), use_file_lock=True)
+            bucket = SQLiteBucket.init_from_file(rates, db_path=str(self._path), use_file_lock=True)
+            with self._alone(bucket) as connection:
+                connection.execute(_QUEUE)
+            return bucket
         except (OSError, sqlite3.Error):
             pass
         raise self._unusable()
 
-    def _take(self) -> float:
-        """0 if there was room, else the seconds until there is."""
-        if not self._bucket:
-            return 0.0
+    @contextmanager
+    def _alone(self, bucket: SQLiteBucket) -> Iterator[sqlite3.Connection]:
+        """The database, in a transaction, while no other thread or process uses it."""
+        with self._lock, cast(FileLock, bucket.lock).acquire(poll_interval=_POLL_S), bucket.conn as connection:
+            yield connection
+
+    def _take(self, bucket: SQLiteBucket, ticket: int | None) -> tuple[int | None, float]:
+        """No ticket if it was granted, else the place in the queue and the seconds until it is worth another look."""
         try:
-            # The moment is taken inside the lock: a request must not leave later than it is counted.
-            with self._lock, self._bucket.lock:
-                item = RateItem("", int(self._clock() * 1000))
-                newest = self._bucket.peek(0)
-                if newest and newest.timestamp > item.timestamp:
-                    self._set_back(item.timestamp)
-                if self._bucket.put(item):
-                    self._bucket.leak(item.timestamp)
-                    return 0.0
-                wait = self._bucket.waiting(item)
-                assert isinstance(wait, int)  # only asynchronous buckets give something else
-                return max(1, wait) / 1000
+            with self._alone(bucket) as connection:
+                # The moment is taken inside the lock: a request must not leave later than it is counted.
+                now = int(self._clock() * 1000)
+                connection.execute(_DROP_DEAD, (now - int(_LATE_S * 1000), now + int(_LOOK_AGAIN_S * 1000)))
+                ticket = connection.execute(_STAND, (ticket, self._who, now)).lastrowid
+                wait = _wait(bucket, ticket, now)
+                # The bucket has the last word.
+                if not wait and bucket.put(RateItem(self._who, now)):
+                    connection.execute(_LEAVE, (ticket,))
+                    return None, 0.0
+                wait = min(max(1, wait), int(_LOOK_AGAIN_S * 1000))
+                connection.execute(_STAND, (ticket, self._who, now + wait))
+                return ticket, wait / 1000
         except (OSError, sqlite3.Error):
             pass
         raise self._unusable()
 
-    def _set_back(self, now_ms: int) -> None:
-        """The clock was set back: what was counted later than now was at the latest now."""
-        assert self._bucket
-        table, moment = self._bucket.table, {"now": now_ms}
-        with self._bucket.conn as connection:
-            connection.execute(f"UPDATE '{table}' SET item_timestamp = :now WHERE item_timestamp > :now", moment)
+    def _leave(self, bucket: SQLiteBucket, ticket: int) -> None:
+        """Give up; if that cannot be written, it is noticed later that nobody comes."""
+        with suppress(OSError, sqlite3.Error):
+            if bucket.conn is not None:
+                with self._alone(bucket) as connection:
+                    connection.execute(_LEAVE, (ticket,))
 
     def _blocked(self) -> float:
-        seconds = max(0.0, self._blocked_until() - self._clock())
-        return seconds if seconds <= _LONGEST_BLOCK_S else 0.0  # so long it never was: the clock was set back
-
-    def _blocked_until(self) -> float:
-        with suppress(OSError, ValueError):
-            return float(self._block_path.read_bytes())
-        return 0.0
+        """Seconds for which the source still wants no request."""
+        try:
+            since, until = map(float, self._block_path.read_bytes().split())
+        except (OSError, ValueError):
+            return 0.0
+        now = self._clock()
+        return max(0.0, until - (since if since > now else 0.0) - now)  # since > now: the clock began anew
 
     def _unusable(self) -> SettingsError:
         return SettingsError(
@@ -120,10 +156,47 @@ class Quota:
         )
 
 
-def quota_for(system: System, credentials: SystemCredentials, settings: Settings, clock: Callable[[], float]) -> Quota:
+def _wait(bucket: SQLiteBucket, ticket: int | None, now: int) -> int:
+    """Milliseconds until there is room for a ticket and for those whose turn comes before; 0 if there is.
+
+    Those before are who waits and whose company had less. What a company had less is also kept for it while it asks so
+    often that it will use its equal part: whoever asks faster, or at once with many, does not take that.
+    """
+    connection, table = bucket.conn, bucket.table
+    # The clock began anew: what was counted later than now was at the latest now.
+    connection.execute(f"UPDATE '{table}' SET item_timestamp = ?1 WHERE item_timestamp > ?1", (now,))
+    bucket.leak(now)
+    taken = connection.execute(f"SELECT item_timestamp, name FROM '{table}' ORDER BY 1").fetchall()
+    had = Counter(who for _, who in taken)
+    turns, waiting = {}, set()
+    for number, who in connection.execute("SELECT ticket, who FROM waiting ORDER BY ticket"):
+        had[who] += 1
+        turns[number] = had[who], number
+        waiting.add(who)
+    widest = max(bucket.rates, key=lambda rate: rate.limit)
+    often = 2 * widest.interval // widest.limit
+    present = waiting | {who for moment, who in taken if moment >= now - often}
+    mine = turns[ticket]
+    part = min(mine[0] - 1, widest.limit // len(present))
+    kept = sum(max(0, part - had[who]) for who in present)
+
+    moments = [moment for moment, _ in taken]
+    for _ in range(sum(turn <= mine for turn in turns.values()) + kept):
+        ends = (moments[-rate.limit] + rate.interval + 1 for rate in bucket.rates if len(moments) >= rate.limit)
+        moments.append(max([now, *ends]))
+    wait = moments[-1] - now
+    return min(wait, often) if kept else wait
+
+
+def quota_for(
+    system: System,
+    credentials: SystemCredentials,
+    settings: Settings,
+    clock: Callable[[], float] = time.monotonic,
+) -> Quota:
     """The quota of a key: what the system declares, and `{SYSTEM}_RATE_LIMIT_DELAY_MS`."""
     path = settings.home / "quota" / f"{system.name}-{key_id(settings, credentials)}.sqlite"
-    return Quota(path, _rates(system, settings.environ), clock)
+    return Quota(path, _rates(system, settings.environ), clock, credentials.company)
 
 
 def _rates(system: System, environ: Mapping[str, str]) -> list[Rate]:
