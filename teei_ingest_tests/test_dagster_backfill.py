@@ -143,6 +143,10 @@ def test_backfill_of_all_assets(deployment: Deployment) -> None:
     status, runs = backfill(deployment, wanted)
     deployment.source.refuses = None
     assert status == "COMPLETED_FAILED"
+    for run in runs:  # so that the queue lets one of each company go on at a time
+        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        assert ends_of(run)[0].startswith(f"{tags['teei/company']}|")
+        assert {f"teei/system.{stream.system}" for stream in all_streams().values()} <= tags.keys()
     assert sorted((*ends_of(run), run["status"]) for run in runs) == [
         (keys(company, over)[0], keys(company, over)[-1], "FAILURE" if company == "globex-inc" else "SUCCESS")
         for company in COMPANIES

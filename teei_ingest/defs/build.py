@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from teei_ingest.defs import assets, jobs, presence, retention, sensors
+from teei_ingest.defs import alerts, assets, jobs, presence, retention, schedules, sensors, stale
 from teei_ingest.defs.partitions import partitions
 from teei_ingest.defs.resources import (
     CredentialsResource,
@@ -37,8 +37,8 @@ def build(overrides: Mapping[str, str] | None = None, **resources: Any) -> dg.De
     return dg.Definitions(
         assets=dg.with_source_code_references([*made, presence.presence, retention.retention]),
         jobs=[*jobs.jobs(), presence.job, retention.job],
-        schedules=[presence.weekly(settings), retention.daily],
-        sensors=[sensors.companies_registry],
+        schedules=[*schedules.schedules(settings), presence.weekly(settings), retention.daily],
+        sensors=[sensors.companies_registry, sensors.landings, stale.stale(settings), alerts.alerts],
         executor=dg.in_process_executor,
         resources=given,
     )

@@ -1,0 +1,122 @@
+"""Schedules: what is fetched without anybody asking.
+
+Belongs here: when, and which days. Does not belong here: how days and streams are chosen (`sync.py`), how many runs go
+on at once (`dagster.yaml`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date
+
+import dagster as dg
+
+from teei_ingest.companies import Companies, Company
+from teei_ingest.defs.jobs import EVERYTHING
+from teei_ingest.defs.partitions import COMPANIES
+from teei_ingest.defs.requests import pairs, run_request, usable
+from teei_ingest.defs.resources import SettingsResource
+from teei_ingest.errors import TeeiError
+from teei_ingest.settings import Settings
+from teei_ingest.sync import Request, plan_refetch, plan_request
+from teei_ingest.vault.keys import shredded
+
+NIGHTLY = "nightly"
+HOURLY = "hourly_open_day"
+
+Plan = Callable[[Settings, Companies, str, date, Sequence[str]], Sequence[Request]]
+
+
+def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """The schedules; where the sandbox is read they are there and stopped."""
+    nightly = dg.DefaultScheduleStatus.STOPPED if settings.is_sandbox else dg.DefaultScheduleStatus.RUNNING
+    return [
+        _schedule(
+            NIGHTLY,
+            "0 2 * * *",
+            settings,
+            nightly,
+            _refetch,
+            "Fetches the last closed UTC day of each company, and as many days before it as TEEI_LOOK_BACK_DAYS says.",
+        ),
+        _schedule(
+            HOURLY,
+            "10 * * * *",
+            settings,
+            dg.DefaultScheduleStatus.STOPPED,
+            _open_day,
+            "Fetches the UTC day that is still open, where nobody can wait for the night; stopped until it is wanted.",
+        ),
+    ]
+
+
+def _refetch(
+    settings: Settings, companies: Companies, slug: str, today: date, streams: Sequence[str]
+) -> Sequence[Request]:
+    return plan_refetch(settings, companies, slug, names=streams, today=today)
+
+
+def _open_day(
+    settings: Settings, companies: Companies, slug: str, today: date, streams: Sequence[str]
+) -> Sequence[Request]:
+    return [plan_request(settings, companies, slug, f"{today}", f"{today}", streams, today=today)]
+
+
+def _schedule(
+    name: str, cron: str, settings: Settings, begun: dg.DefaultScheduleStatus, plan: Plan, description: str
+) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=name,
+        cron_schedule=cron,
+        execution_timezone=settings.schedule_timezone,
+        job_name=EVERYTHING,
+        default_status=begun,
+        description=description,
+    )
+    def tick(
+        context: dg.ScheduleEvaluationContext, settings: SettingsResource
+    ) -> Sequence[dg.RunRequest] | dg.SkipReason:
+        now = context.scheduled_execution_time.astimezone(UTC)
+        problem = ""
+        try:
+            companies = settings.companies
+        except TeeiError as error:
+            problem = str(error)
+        if problem:
+            raise dg.Failure(problem)
+        made: list[dg.RunRequest] = []
+        for company in _in_turn(companies, now.date()):
+            try:
+                streams, wrong = usable(settings.settings, companies, company)
+                for problem in wrong:
+                    context.log.warning(problem)
+                if not streams or shredded(settings.settings, company) is not None:
+                    continue
+                planned = plan(settings.settings, companies, company.slug, now.date(), streams)
+            except TeeiError as error:  # that of one company keeps nobody else waiting
+                context.log.warning(f"{company.slug}: {error}")
+                continue
+            for one in planned:
+                run_key = f"{name} {now:%Y-%m-%dT%H:%M} {company.slug} {one.window.first}"
+                made.append(run_request(company.slug, one.window, pairs(one.streams), run_key))
+        if not made:
+            return dg.SkipReason("no company has credentials for any system: `teei doctor` says what is missing")
+        _register(context.instance, companies)
+        return made
+
+    return tick
+
+
+def _in_turn(companies: Companies, day: date) -> list[Company]:
+    """All companies, another one first each day: who is last in the queue is so one day of many."""
+    found = list(companies)
+    first = day.toordinal() % len(found) if found else 0
+    return found[first:] + found[:first]
+
+
+def _register(instance: dg.DagsterInstance, companies: Companies) -> None:
+    """A run needs its partitions: the sensor that adds them may not have ticked yet, or be stopped."""
+    known = set(instance.get_dynamic_partitions(COMPANIES.name or ""))
+    new = [company.slug for company in companies if company.slug not in known]
+    if new:
+        instance.add_dynamic_partitions(COMPANIES.name or "", new)

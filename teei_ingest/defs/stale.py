@@ -1,0 +1,151 @@
+"""The sensor that sees what should be there by now and is not: a night that nobody woke for, a run that was lost.
+
+It asks once, then again after growing pauses, and after three tries leaves a stream to people: a thing that is broken
+is not mended by running it all day.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from teei_ingest.companies import Companies
+from teei_ingest.defs.jobs import EVERYTHING
+from teei_ingest.defs.partitions import COMPANIES, key
+from teei_ingest.defs.queue import COMPANY_TAG
+from teei_ingest.defs.requests import pairs, run_request, usable
+from teei_ingest.defs.resources import SettingsResource
+from teei_ingest.errors import TeeiError
+from teei_ingest.settings import Settings
+from teei_ingest.streams import all_streams
+from teei_ingest.sync import plan_refetch
+from teei_ingest.vault.keys import shredded
+
+PAUSES = (timedelta(0), timedelta(hours=1), timedelta(hours=4))  # before each try
+_PATIENCE = timedelta(hours=1)  # that the nightly runs have
+_NIGHT = time(2)
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+Tries = dict[str, Any]  # by company and stream: the day, how often it was tried, when it may be tried again
+
+
+def day_due(now: datetime, zone: str) -> date:
+    """The newest UTC day that the nightly schedule has had the time to fetch."""
+    closed = now.astimezone(UTC).date()
+    while True:
+        closed -= timedelta(1)
+        midnight = datetime.combine(closed + timedelta(1), time(0), UTC).astimezone(ZoneInfo(zone))
+        night = datetime.combine(midnight.date(), _NIGHT, midnight.tzinfo)
+        if night < midnight:
+            night = datetime.combine(midnight.date() + timedelta(1), _NIGHT, midnight.tzinfo)
+        if night + _PATIENCE <= now:
+            return closed
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def stale(settings: Settings, clock: Callable[[], datetime] = _utc_now) -> dg.SensorDefinition:
+    """The sensor; where the sandbox is read it is there and stopped."""
+
+    @dg.sensor(
+        name="stale",
+        job_name=EVERYTHING,
+        minimum_interval_seconds=300,
+        default_status=dg.DefaultSensorStatus.STOPPED if settings.is_sandbox else dg.DefaultSensorStatus.RUNNING,
+        description="Fetches a stream of a company whose newest closed day is missing an hour after the nightly "
+        "schedule; again after one hour and after four, then it is left to people.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, settings: SettingsResource) -> dg.SensorResult | dg.SkipReason:
+        problem = ""
+        try:
+            companies = settings.companies
+        except TeeiError as error:
+            problem = str(error)
+        if problem:
+            return dg.SkipReason(problem)
+        return _evaluate(context, settings.settings, companies, clock())
+
+    return sensor
+
+
+def _evaluate(
+    context: dg.SensorEvaluationContext, settings: Settings, companies: Companies, now: datetime
+) -> dg.SensorResult:
+    day = day_due(now, settings.schedule_timezone)
+    tries: Tries = json.loads(context.cursor or "{}")
+    busy = _busy(context.instance)
+    known = set(context.instance.get_dynamic_partitions(COMPANIES.name or ""))
+    there = {name: _companies_with(context, name, day) for name in all_streams()}
+    kept: Tries = {}
+    made: list[dg.RunRequest] = []
+    left: list[str] = []
+    for company in companies:
+        slug = company.slug
+        try:
+            streams, _ = usable(settings, companies, company)
+            if slug not in known or shredded(settings, company) is not None:
+                continue
+            missing = [name for name in streams if slug not in there[name]]
+            due = [] if slug in busy or day < settings.start_date else _due(tries, kept, left, slug, missing, day, now)
+            planned = plan_refetch(settings, companies, slug, f"{day}", due, today=now.date()) if due else []
+        except TeeiError as error:
+            context.log.warning(f"{slug}: {error}")
+            continue
+        for one in planned:
+            run_key = f"{slug} {day} {now:%Y-%m-%dT%H:%M:%S} {one.window.first}"
+            made.append(run_request(slug, one.window, pairs(one.streams), run_key))
+    for text in left:
+        context.log.warning(text)
+    reason = "; ".join(left) or f"{day} is there, or on its way"
+    return dg.SensorResult(made, None if made else dg.SkipReason(reason), cursor=json.dumps(kept))
+
+
+def _due(
+    tries: Mapping[str, Any], kept: Tries, left: list[str], slug: str, missing: Sequence[str], day: date, now: datetime
+) -> list[str]:
+    """Which of the missing streams are tried now; what is known of all of them goes to `kept`."""
+    due = []
+    for name in missing:
+        seen = tries.get(f"{slug} {name}")
+        count, after = (seen[1], datetime.fromisoformat(seen[2])) if seen and seen[0] == f"{day}" else (0, now)
+        if count >= len(PAUSES):
+            left.append(f"{slug}: {name} of {day} failed {count} times and is left to people: `teei sync --failed`")
+        elif after <= now:
+            due.append(name)
+            count += 1
+            after = now + (PAUSES[count] if count < len(PAUSES) else timedelta(0))
+        kept[f"{slug} {name}"] = [f"{day}", count, after.isoformat()]
+    return due
+
+
+def _busy(instance: dg.DagsterInstance) -> set[str]:
+    """Companies that have a run which is queued or goes on."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    return {run.tags[COMPANY_TAG] for run in runs if COMPANY_TAG in run.tags}
+
+
+def _companies_with(context: dg.SensorEvaluationContext, stream: str, day: date) -> set[str]:
+    """Companies whose events of a stream are there for a day."""
+    assert context.repository_def is not None
+    asset = dg.AssetKey(all_streams()[stream].events)
+    partitions_def = context.repository_def.asset_graph.get(asset).partitions_def
+    cached = get_and_update_asset_status_cache_value(context.instance, asset, partitions_def)
+    if cached is None or partitions_def is None:
+        return set()
+    subset = cached.deserialize_materialized_partition_subsets(partitions_def)
+    companies = context.instance.get_dynamic_partitions(COMPANIES.name or "")
+    return {slug for slug in companies if key(slug, day) in subset}

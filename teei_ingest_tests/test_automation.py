@@ -1,0 +1,281 @@
+"""Schedules and sensors: which runs they ask for, of whom, when, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+from dagster._core.instance.ref import InstanceRef
+from dagster._utils.schedules import schedule_execution_time_iterator
+
+from teei_ingest.defs.build import build
+from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key
+from teei_ingest.defs.resources import SettingsResource
+from teei_ingest.defs.stale import PAUSES, day_due, stale
+from teei_ingest.sandbox.server import SandboxConfig, environment, running
+from teei_ingest.streams import all_streams
+from teei_ingest_tests.dagster_parts import ROOT
+from teei_ingest_tests.extracting import Answer, Ask, serving
+from teei_ingest_tests.running import Home
+
+CONFIG = SandboxConfig()
+SLUGS = list(CONFIG.companies)
+NIGHT = datetime(2024, 1, 21, 2, tzinfo=UTC)
+EVERY_ASSET = {name for stream in all_streams().values() for name in (stream.name, stream.events)}
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """Its evaluations want one that has a reference; nothing is run in it."""
+    folder = tmp_path / "dagster"
+    folder.mkdir()
+    (folder / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as made:
+        yield made
+
+
+@pytest.fixture
+def place(home: Callable[..., Home]) -> Home:
+    return home(CONFIG.companies, environment(CONFIG, "http://127.0.0.1:9"))
+
+
+def tick(place: Home, instance: dg.DagsterInstance, name: str, at: datetime = NIGHT) -> Any:
+    """What a schedule says at a moment."""
+    repository = build(place.environ).get_repository_def()
+    with dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=at,
+        repository_def=repository,
+        resources={"settings": SettingsResource(overrides=place.environ)},
+    ) as context:
+        return repository.get_schedule_def(name).evaluate_tick(context)
+
+
+def look(place: Home, instance: dg.DagsterInstance, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
+    """What a sensor says."""
+    with dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        repository_def=build(place.environ).get_repository_def(),
+        resources={"settings": SettingsResource(overrides=place.environ)},
+    ) as context:
+        return sensor.evaluate_tick(context)
+
+
+def asked(requests: Any) -> dict[str, tuple[str, str, int]]:
+    """First and last partition, and number of assets, by run key."""
+    return {one.run_key: (one.tags[RANGE_START], one.tags[RANGE_END], len(one.asset_selection)) for one in requests}
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_each_night_one_run_for_each_company(place: Home, instance: dg.DagsterInstance) -> None:
+    said = tick(place, instance, "nightly")
+    assert sorted(asked(said.run_requests).values()) == [
+        (key(slug, date(2024, 1, 17)), key(slug, date(2024, 1, 20)), 24) for slug in sorted(SLUGS)
+    ]
+    assert {asset.to_user_string() for asset in said.run_requests[0].asset_selection} == EVERY_ASSET
+    assert instance.get_dynamic_partitions(COMPANIES.name or "") == SLUGS
+
+
+def test_another_company_is_first_each_night(place: Home, instance: dg.DagsterInstance) -> None:
+    firsts = [
+        tick(place, instance, "nightly", NIGHT + timedelta(number)).run_requests[0].tags["teei/company"]
+        for number in range(3)
+    ]
+    assert sorted(firsts) == sorted(SLUGS)
+
+
+def test_a_stream_that_looks_back_further_has_a_run_of_its_own(place: Home, instance: dg.DagsterInstance) -> None:
+    place.environ["TEEI_LOOK_BACK_DAYS"] = "1, workday_directory=7"
+    found = asked(tick(place, instance, "nightly").run_requests)
+    assert len(found) == 2 * len(SLUGS)
+    assert (key("acme-corp", date(2024, 1, 13)), key("acme-corp", date(2024, 1, 20)), 2) in found.values()
+    assert (key("acme-corp", date(2024, 1, 19)), key("acme-corp", date(2024, 1, 20)), 22) in found.values()
+
+
+def test_the_open_day_every_hour(place: Home, instance: dg.DagsterInstance) -> None:
+    for hour in (9, 10):
+        said = tick(place, instance, "hourly_open_day", NIGHT.replace(hour=hour, minute=10))
+        assert {(first, last) for first, last, _ in asked(said.run_requests).values()} == {
+            (key(slug, date(2024, 1, 21)),) * 2 for slug in SLUGS
+        }
+        assert all(f"T{hour:02}:10" in name for name in asked(said.run_requests))
+
+
+def test_a_system_without_credentials_keeps_nothing_back(place: Home, instance: dg.DagsterInstance) -> None:
+    for name in [name for name in place.environ if name.startswith("GOODERA_ACME_CORP")]:
+        del place.environ[name]
+    del place.environ["BENEVITY_GLOBEX_INC_CLIENT_SECRET"]
+    found = {
+        first.partition("|")[0]: count
+        for first, _, count in asked(tick(place, instance, "nightly").run_requests).values()
+    }
+    assert found == {"acme-corp": 20, "globex-inc": 20, "initech-ab": 24}
+
+
+def test_nobody_has_credentials(home: Callable[..., Home], instance: dg.DagsterInstance) -> None:
+    said = tick(home(CONFIG.companies, {}), instance, "nightly")
+    assert not said.run_requests
+    assert "teei doctor" in said.skip_message
+
+
+@pytest.mark.parametrize(
+    ("zone", "first", "offsets"),
+    [
+        ("Europe/Oslo", date(2024, 3, 29), [1, 1, 2, 2]),  # on the 31st there is no two o'clock: it is three
+        ("Europe/Oslo", date(2024, 10, 25), [2, 2, 1, 1]),  # on the 27th there are two: one counts
+        ("America/New_York", date(2024, 3, 8), [-5, -5, -4, -4]),
+        ("UTC", date(2024, 3, 29), [0, 0, 0, 0]),
+    ],
+)
+def test_nights_on_which_clocks_change(
+    place: Home, instance: dg.DagsterInstance, zone: str, first: date, offsets: list[int]
+) -> None:
+    place.environ["TEEI_SCHEDULE_TIMEZONE"] = zone
+    schedule = build(place.environ).get_repository_def().get_schedule_def("nightly")
+    assert schedule.execution_timezone == zone
+    start = datetime(first.year, first.month, first.day, tzinfo=ZoneInfo(zone))
+    ticks = schedule_execution_time_iterator(start.timestamp(), str(schedule.cron_schedule), zone, True)
+    last_days = []
+    for number, _ in enumerate(offsets):
+        at = next(ticks)
+        assert at.date() == first + timedelta(number)
+        said = tick(place, instance, "nightly", at)
+        last_days.append({last.partition("|")[2] for _, last, _ in asked(said.run_requests).values()})
+    closed = first - timedelta(1)
+    assert last_days == [{f"{closed + timedelta(number)}"} for number in range(4)]
+
+
+def test_a_zone_that_does_not_exist(place: Home) -> None:
+    place.environ["TEEI_SCHEDULE_TIMEZONE"] = "Europe/Atlantis"
+    with pytest.raises(Exception, match="IANA name of a time zone"):
+        build(place.environ)
+
+
+# --- what is missing --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "zone", "due"),
+    [
+        ("2024-01-21T02:59:00+00:00", "UTC", "2024-01-19"),
+        ("2024-01-21T03:00:00+00:00", "UTC", "2024-01-20"),
+        ("2024-01-21T01:59:00+00:00", "Europe/Oslo", "2024-01-19"),
+        ("2024-01-21T02:00:00+00:00", "Europe/Oslo", "2024-01-20"),
+        ("2024-01-21T07:59:00+00:00", "America/New_York", "2024-01-19"),
+        ("2024-01-21T08:00:00+00:00", "America/New_York", "2024-01-20"),
+        ("2024-01-21T17:59:00+00:00", "Asia/Tokyo", "2024-01-19"),
+        ("2024-01-21T18:00:00+00:00", "Asia/Tokyo", "2024-01-20"),
+    ],
+)
+def test_which_day_has_to_be_there(now: str, zone: str, due: str) -> None:
+    assert day_due(datetime.fromisoformat(now), zone) == date.fromisoformat(due)
+
+
+def test_what_is_missing_is_tried_three_times_and_then_left_to_people(
+    place: Home, instance: dg.DagsterInstance
+) -> None:
+    instance.add_dynamic_partitions(COMPANIES.name or "", SLUGS)
+    moment = NIGHT + timedelta(hours=2)
+    cursor: str | None = None
+    run_keys: set[str] = set()
+    for pause in PAUSES:
+        for early in [timedelta(0)] if pause == PAUSES[0] else [pause - timedelta(minutes=1), timedelta(minutes=1)]:
+            moment += early
+            said = look(place, instance, stale(place.settings, lambda now=moment: now), cursor)  # type: ignore[misc]
+            cursor = said.cursor
+            if early != timedelta(0) and early == pause - timedelta(minutes=1):
+                assert not said.run_requests
+        assert {first.partition("|")[0] for first, _, _ in asked(said.run_requests).values()} == set(SLUGS)
+        assert run_keys.isdisjoint(asked(said.run_requests))
+        run_keys |= set(asked(said.run_requests))
+    for _ in range(3):
+        moment += timedelta(hours=5)
+        said = look(place, instance, stale(place.settings, lambda now=moment: now), cursor)  # type: ignore[misc]
+        cursor = said.cursor
+        assert not said.run_requests
+        assert "left to people" in said.skip_message and "teei sync --failed" in said.skip_message
+    moment += timedelta(days=1)  # another day is another matter
+    assert look(place, instance, stale(place.settings, lambda: moment), cursor).run_requests
+
+
+def test_what_is_there_is_not_asked_for(place: Home, instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions(COMPANIES.name or "", SLUGS)
+    for stream in all_streams().values():
+        for slug in SLUGS:
+            if (stream.name, slug) != ("buddy_matches", "acme-corp"):
+                made = dg.AssetMaterialization(stream.events, partition=key(slug, date(2024, 1, 20)))
+                instance.report_runless_asset_event(made)
+    said = look(place, instance, stale(place.settings, lambda: NIGHT + timedelta(hours=2)))
+    (only,) = said.run_requests
+    assert {asset.to_user_string() for asset in only.asset_selection} == {"buddy_matches", "buddy_matches_events"}
+    assert only.tags[RANGE_END] == key("acme-corp", date(2024, 1, 20))
+
+
+# --- what landed ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_was_materialized_alone_gets_its_events(
+    home: Callable[..., Home], instance: dg.DagsterInstance
+) -> None:
+    first, streams = date(2024, 1, 15), ("goodera_volunteers", "buddy_matches")
+    days = [first + timedelta(number) for number in range(3)]
+    with running(CONFIG) as sandbox:
+        place = home(CONFIG.companies, environment(CONFIG, sandbox.url))
+        assert place.materialize("acme-corp", days[0], days[-1], streams, assets="stream").success
+        sensor = build(place.environ).get_repository_def().get_sensor_def("landings")
+        (one,) = look(place, instance, sensor).run_requests
+        assert (one.tags[RANGE_START], one.tags[RANGE_END]) == (key("acme-corp", days[0]), key("acme-corp", days[-1]))
+        assert {asset.to_user_string() for asset in one.asset_selection} == {f"{name}_events" for name in streams}
+        assert look(place, instance, sensor).run_requests[0].run_key == one.run_key
+        assert place.materialize("acme-corp", days[0], days[1], streams, assets="stream").success
+        again = {request.run_key for request in look(place, instance, sensor).run_requests}
+        assert one.run_key not in again
+        assert place.materialize("acme-corp", days[0], days[-1], streams, assets="events").success
+        assert not look(place, instance, sensor).run_requests
+
+
+# --- alerts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "retried"), [(200, False), (500, False), (200, True)])
+def test_a_run_that_failed_is_reported_once(
+    place: Home, instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str], status: int, retried: bool
+) -> None:
+    bodies: list[Ask] = []
+
+    def script(ask: Ask) -> Answer:
+        bodies.append(ask)
+        return Answer(status=status)
+
+    @dg.op
+    def breaks() -> None:
+        raise ValueError("kari.nordmann@acme-corp.example")
+
+    @dg.job
+    def failing() -> None:
+        breaks()
+
+    result = failing.execute_in_process(instance=instance, raise_on_error=False, tags={"teei/company": "acme-corp"})
+    instance.add_run_tags(result.run_id, {"dagster/will_retry": str(retried).lower()})
+    with serving(script) as server:
+        place.environ["TEEI_ALERT_URL"] = f"{server.url}/hook"
+        sensor = build(place.environ).get_repository_def().get_sensor_def("alerts")
+        with dg.build_run_status_sensor_context(
+            "alerts",
+            result.get_run_failure_event(),
+            instance,
+            instance.get_run_by_id(result.run_id),
+            resources={"settings": SettingsResource(overrides=place.environ)},
+        ).for_run_failure() as context:
+            sensor(context)  # type: ignore[operator]
+    assert len(bodies) == (0 if retried else 1)
+    said = capsys.readouterr()
+    assert ("could not be reached" in said.err + said.out) == (status != 200)
