@@ -371,6 +371,7 @@ def test_the_same_host_may_redirect_three_times(source: Callable[..., Source]) -
         assert reading.requests == 4
         with pytest.raises(SourceMisbehaves, match="again and again"):
             reading.get(PATH, {"left": "9"})
+        assert len(server.asked) == 8
         assert reading.get(PATH, {"left": "0"}) == OK.body
         assert server.asked[-1].path == f"/base{PATH}"
 
@@ -402,9 +403,17 @@ def test_a_refused_filter_is_told_apart(source: Callable[..., Source], clock: Cl
         assert not isinstance(raised.value, UnsupportedFilter)
 
 
-def test_another_400_is_no_refused_filter(source: Callable[..., Source]) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answer.of({"scimType": "invalidPath"}, 400),
+        Answer(400, b'"invalidFilter", but not packed', {"Content-Encoding": "gzip"}),
+        Answer(400, b'"invalid', length=100, close=True),
+    ],
+)
+def test_another_400_is_no_refused_filter(source: Callable[..., Source], refusal: Answer) -> None:
     with (
-        serving(lambda ask: Answer.of({"scimType": "invalidPath"}, 400)) as server,
+        serving(lambda ask: refusal) as server,
         pytest.raises(SourceMisbehaves) as raised,
     ):
         source(server).get(PATH, {}, filtered=True)

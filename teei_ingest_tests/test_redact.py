@@ -7,6 +7,7 @@ That nothing personal reaches a disk or a log is shown by `test_proof_canary.py`
 from __future__ import annotations
 
 import hmac
+import random
 import re
 import time
 import unicodedata
@@ -32,11 +33,13 @@ from teei_ingest.redact.policy import ALLOWED, DEFAULTS, Mode, is_indispensable
 from teei_ingest.redact.tokens import EventIds, Pseudonyms, normalize_email, uuid_text
 from teei_ingest.streams import all_streams
 from teei_ingest_tests.feeding import record
+from teei_ingest_tests.proof import corpus
 from teei_ingest_tests.redacting import COMPANY, DOMAIN, LOCAL, disguises, mapped, redact, ring
 
 STREAMS = sorted(all_streams())
 KEY = bytes(range(32))
 AT = "2024-01-15T10:00:00Z"
+WORKDAY = "urn:ietf:params:scim:schemas:extension:workday:2.0:User"
 
 
 def rows(stream: str, records: Sequence[Mapping[str, Any]], privacy: Mapping[str, Any] | None = None) -> list[Any]:
@@ -236,6 +239,24 @@ def test_a_person_is_one_token_in_every_stream() -> None:
     }
     assert len(by_id) == 1
     assert by_id.isdisjoint(by_email)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "kari.nordmann@acme.example"),
+        ({"emails": None, "userName": "kari"}, "E-1"),
+        ({"emails": None, "userName": "kari", WORKDAY: None}, "X-1"),
+        ({"emails": None, "userName": "kari", WORKDAY: None, "externalId": None}, "wd-1"),
+        ({"emails": None, "userName": "ola@acme.example"}, "ola@acme.example"),
+    ],
+)
+def test_a_person_is_known_by_email_else_by_id_else_by_key(changes: Mapping[str, Any], expected: str) -> None:
+    entry = record("workday_directory", "wd-1", AT, {"externalId": "X-1", WORKDAY: {"employeeID": "E-1"}} | changes)
+    if "emails" not in changes:
+        entry["emails"] = [{"value": expected, "primary": True}]
+    other = record("workday_directory", "wd-2", AT)
+    assert rows("workday_directory", [other, entry])[1]["user_id"] == ring_token("workday", expected)
 
 
 def test_managers_join_in_one_namespace() -> None:
@@ -451,6 +472,82 @@ def test_a_birthday_is_a_day_of_the_year() -> None:
     assert {one for one in dated if all(text.is_identifier(f"{one}85-123{last}") for last in range(10))} == days
 
 
+# Forms that the corpus does not draw: Norwegian H and D numbers, Swedish coordination numbers, Italian ones with every
+# letter and with letters for digits, other countries.
+NATIONAL = {
+    "IT": (
+        *("ALBMCN03A01C479I", "DOEPFQMQBMNHRUUJ", "GRHSIT25C23M697A", "JUKVLWPSDPQRTLSL", "MXNYOZ47E05W815G"),
+        *("PAQBRCRUHMSBVNQP", "SDTEUF69L27G033O", "VGWHXITLMPULMQNJ", "YJZKAL81P09Q251S"),
+    ),
+    "NO": ("01411950103", "31528523660", "71416833332", "41525077789", "41014000117", "01121200119"),
+    "SE": ("850161-1233", "850191-1237", "851261-1230", "640823-3234", "19811218-9876"),
+    "CH": ("756.3261.5415.12", "756.4114.8236.94", "756.6491.8322.38", "756.8266.4511.25", "756.7436.5387.34"),
+    "BR": ("948.757.491-39", "186.252.760-16", "711.471.049-64", "746.507.529-73", "170.342.366-66", "712.768.426-00"),
+}
+
+
+@pytest.mark.parametrize("country", sorted({*NATIONAL, *corpus.NATIONAL}))
+def test_each_character_of_a_national_id_counts(country: str) -> None:
+    dice = random.Random(country)
+    drawn = [corpus.NATIONAL[country](dice) for _ in range(60)] if country in corpus.NATIONAL else []
+    others = found = 0
+    for one in (*NATIONAL.get(country, ()), *drawn):
+        assert text.is_identifier(one), one
+        assert text.is_identifier(one.lower()), one
+        for place, character in enumerate(one):
+            if character.isdigit():
+                other = f"{one[:place]}{(int(character) + dice.randrange(1, 10)) % 10}{one[place + 1 :]}"
+                others, found = others + 1, found + text.is_identifier(other)
+    assert found < others * 0.15, "another country's, or where two digits have the same rest"
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        *("850160-1234", "850192-1236", "850200-1236", "850231-1239"),  # no days in Sweden
+        *("666-12-3456", "900-12-3456", "999-12-3456"),  # never issued in America
+        *("756.3261.5415.13", "948.757.491-30", "948.757.491-89"),
+    ],
+)
+def test_numbers_that_only_look_like_a_national_id(harmless: str) -> None:
+    assert not text.is_identifier(harmless)
+
+
+@pytest.mark.parametrize("one", ["001-01-0001", "665-01-0100", "667-10-1000", "899-99-9999", "100-20-3000"])
+def test_an_american_number_needs_no_check_digit(one: str) -> None:
+    assert text.is_identifier(one)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_one"),
+    [
+        *((one, True) for one in ("4000000000006", "411111111111111118", "4000000000000000006", "6304000000000000125")),
+        *((one, True) for one in ("5018000000000009", "3528000000000007", "3530111333300000", "2720000000000005")),
+        *((one, True) for one in ("30569309025904", "30511111111118", "38111111111119", "392222222222222")),
+        *((one, True) for one in ("341111111111111", "372222222222226", "2221000000000009", "6500000000000002")),
+        *((one, False) for one in ("3600000000000008", "3000000000000004", "30611111111116", "5018000000007")),
+        *((one, False) for one in ("2220000000000000", "2721000000000004", "3528000000000008", "30511111111119")),
+    ],
+)
+def test_a_card_has_the_length_and_the_first_digits_of_an_issuer(number: str, is_one: bool) -> None:
+    assert ("card" in text.kinds(number)) == is_one
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        *(("+123456", "+123456"), ("+1234567", text.MARK), ("+123456789012345", text.MARK)),
+        *(("+1234567890123456", "+1234567890123456"), ("00123456", "00123456"), ("001234567", text.MARK)),
+        *(("00123456789012345", text.MARK), ("001234567890123456", "001234567890123456")),
+        *(("012 345", "012 345"), ("012 3456", text.MARK), ("0123 45678 901", text.MARK)),
+        *(("0123 45678 9012", f"{text.MARK} 9012"), ("(01) 2345", "(01) 2345"), ("(0123) 12345-1234", text.MARK)),
+    ],
+)
+def test_a_telephone_number_has_seven_to_fifteen_digits(value: str, kept: str) -> None:
+    """E.164; twelve where a zero stands for the country."""
+    assert text.scrub(value) == kept
+
+
 @pytest.mark.parametrize("harmless", HARMLESS)
 def test_what_does_not_identify_stays(harmless: str) -> None:
     assert text.kinds(harmless) == set()
@@ -477,6 +574,27 @@ def test_the_records_own_names_are_taken_out_of_its_labels(said: str, kept: str)
     mine, others = rows("benevity_volunteers", [record("benevity_volunteers", "r", AT, changes), other])
     assert (mine["activity_name"], mine["tags"]) == (kept, ["x", kept])
     assert others["activity_name"] == said
+
+
+@pytest.mark.parametrize("missing", ["", "0", "1", "2", "3", "01", "12", "02", "13", "013", "0123"])
+def test_a_list_is_its_records_whichever_lists_are_missing(missing: str) -> None:
+    names = ("Kari Nordmann", "Ola Hansen", "Per Olsen", "Liv Berg")
+    tags = [None if str(n) in missing else [*names[:n], *names] for n in range(4)]
+    records = [
+        record("benevity_volunteers", f"r{n}", AT, {"userName": name, "tags": own})
+        for n, (name, own) in enumerate(zip(names, tags, strict=True))
+    ]
+    kept = [
+        None if own is None else [text.MARK if one == name else one for one in own]
+        for name, own in zip(names, tags, strict=True)
+    ]
+    assert [row["tags"] for row in rows("benevity_volunteers", records)] == kept
+
+
+def test_parts_of_two_letters_are_words_of_their_own() -> None:
+    changes = {"userName": "Bo Lindqvist", "activityName": "Bo in Lindqvist's Bo House"}
+    (row,) = rows("benevity_volunteers", [record("benevity_volunteers", "r", AT, changes)])
+    assert row["activity_name"] == f"Bo in {text.MARK}'s Bo House"
 
 
 def test_an_address_made_of_the_name_is_taken_out_whole() -> None:

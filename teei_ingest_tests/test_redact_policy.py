@@ -87,6 +87,25 @@ def test_the_version_names_the_content() -> None:
     assert len(versions) == 5
 
 
+def test_versions_have_not_changed() -> None:
+    """Committed: another one says that all stored events are of an older policy, so it goes with a new REVISION."""
+    assert policy_for("acme-corp", {}).version == "9dedeef91faa"
+    assert policy_for("acme-corp", {"email": "mask", "allowed_fields": ["jobTitle"]}).version == "09cf79ba399a"
+
+
+def test_a_fields_own_name_counts_before_that_of_its_kind() -> None:
+    (leaf,) = (one for one in leaves(contract_of("workday_directory")) if one.name == "email")
+    rules = [
+        policy_for("acme-corp", privacy).rule(leaf)
+        for privacy in ({}, {"direct": "mask"}, {"direct": "mask", "email": "remove"})
+    ]
+    assert [(one.mode, one.source, one.name) for one in rules] == [
+        (Mode.HASH, "default", "email"),
+        (Mode.MASK, "company", "direct"),
+        (Mode.REMOVE, "company", "email"),
+    ]
+
+
 # --- the audit ---------------------------------------------------------------------------------------------------
 
 
@@ -160,3 +179,32 @@ def test_the_audit_holds_rows_against_the_policy() -> None:
     found = audited("workday_directory", rows, {"email": "remove", "hireDate": "remove"})
     assert found[DAY] == {("email", "removed"): 2, ("hireDate", "removed"): 2}
     assert found[date(2024, 1, 16)] == {("email", "removed"): 1, ("hireDate", "removed"): 1}
+
+
+TOKEN = "t1_" + "0" * 32
+
+
+@pytest.mark.parametrize(
+    ("stream", "column", "values", "rule"),
+    [
+        ("buddy_events", "attendees", [None, [TOKEN] * 3, [TOKEN, "Ola"]], "pseudonym"),
+        ("buddy_events", "attendees", [[TOKEN], [], ["Ola", TOKEN]], "pseudonym"),
+        ("benevity_volunteers", "tags", [None, ["a", "b", "c"], ["d", "kari@acme.example"]], "identifier"),
+        ("benevity_volunteers", "tags", [[], ["a"], ["kari@acme.example", "d"]], "identifier"),
+        ("goodera_volunteers", "sdg_goals", [None, [1, 2, 3], [4, 18]], "maximum"),
+        ("goodera_volunteers", "sdg_goals", [[1], [2], [0]], "minimum"),
+        ("goodera_volunteers", "impact_metrics", [None, [("a", 1.0)], [("004791234567", 1.0)]], "identifier"),
+        (
+            "goodera_volunteers",
+            "impact_metrics",
+            [[("a", 1.0), ("b", 1.0)], [], [("004791234567", 1.0), ("004791234568", 1.0)]],
+            "identifier",
+        ),
+    ],
+)
+def test_the_audit_names_the_day_of_what_is_in_a_list(stream: str, column: str, values: list[Any], rule: str) -> None:
+    rows = stored_rows(stream)
+    for row, value in zip(rows, values, strict=True):
+        row[column] = value
+    (field,) = (leaf.name for leaf in leaves(contract_of(stream)) if leaf.key == column)
+    assert audited(stream, rows) == {date(2024, 1, 16): {(field, rule): 1}}

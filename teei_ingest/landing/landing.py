@@ -74,7 +74,7 @@ class Landing:
         day: date,
         change: Callable[[bytes], bytes | None],
         *,
-        dry_run: bool = False,
+        dry_run: bool,
     ) -> int:
         """Put `change` of each record in its place, or nothing where it gives None; the number that it changes.
 

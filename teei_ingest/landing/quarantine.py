@@ -148,7 +148,7 @@ class Quarantine:
         stream: str,
         goes: Callable[[QuarantineEntry], bool],
         *,
-        dry_run: bool = False,
+        dry_run: bool,
     ) -> int:
         """Remove the entries of all days for which `goes`; their number. They count as suppressed from then on."""
         removed = 0

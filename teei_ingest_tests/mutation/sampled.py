@@ -8,9 +8,22 @@ from pathlib import Path
 from teei_ingest_tests.bench.places import ROOT, base, child, environment_of
 from teei_ingest_tests.mutation.trial import Mutant
 
-FOLDERS = ("redact", "landing", "vault")
-# Fast ones first.
+# Which folders make a sample, and how much of it has to be killed.
+GROUPS = {("redact", "landing", "vault"): 0.9, ("extract", "store"): 0.85}
+FOLDERS = tuple(folder for group in GROUPS for folder in group)
+_HTTP = (
+    *("test_extract_http.py", "test_extract_auth.py", "test_extract_quota.py", "test_extract_read.py"),
+    *("test_extract_ahead.py", "test_circuit.py"),
+)
 TESTS: dict[str, tuple[str, ...]] = {
+    "extract/ahead.py": ("test_extract_ahead.py",),
+    "extract/auth.py": ("test_extract_auth.py", "test_extract_http.py"),
+    "extract/caller.py": ("test_extract_http.py", "test_extract_quota.py", "test_extract_read.py"),
+    "extract/circuit.py": ("test_circuit.py",),
+    "extract/http.py": _HTTP,
+    "extract/probe.py": ("test_extract_auth.py", "test_extract_read.py", "test_circuit.py"),
+    "extract/quota.py": ("test_extract_quota.py", "test_extract_http.py"),
+    "extract/read.py": ("test_extract_read.py", "test_moving_pages.py", "test_extract_ahead.py"),
     "landing/landing.py": ("test_landing.py", "test_erase.py", "test_pipeline.py"),
     "landing/quarantine.py": ("test_landing.py", "test_erase.py"),
     "landing/sealed.py": ("test_landing.py", "test_proof_sealing.py"),
@@ -24,6 +37,17 @@ TESTS: dict[str, tuple[str, ...]] = {
     "redact/text.py": ("test_redact.py", "test_proof_guard.py"),
     "redact/tighten.py": ("test_redact_tighten.py",),
     "redact/tokens.py": ("test_redact.py", "test_proof_properties.py"),
+    "store/drift.py": ("test_drift.py",),
+    "store/locks.py": ("test_store_locks.py", "test_store_tables.py"),
+    "store/presence.py": ("test_presence.py",),
+    "store/rotations.py": ("test_keys_rotate.py", "test_shred.py"),
+    "store/sql.py": ("test_store_sql.py",),
+    "store/tables.py": (
+        *("test_store_tables.py", "test_store_locks.py", "test_unchanged.py", "test_vanished.py", "test_erase.py"),
+        *("test_keys_rotate.py", "test_store_sql.py"),
+    ),
+    "store/vanished.py": ("test_vanished.py",),
+    "store/views.py": ("test_store_sql.py", "test_vanished.py"),
     "vault/credentials.py": ("test_vault.py",),
     "vault/files.py": ("test_landing.py", "test_vault.py"),
     "vault/keys.py": ("test_vault.py", "test_keys_rotate.py"),
@@ -42,5 +66,5 @@ def sample(folders: Collection[str], count: int, seed: int) -> list[Mutant]:
         file, line = found["file"], found["line"]
         was, made_of_it = (text.splitlines()[line - 1].strip() for text in (sources[file], found["text"]))
         name = f"line {line}, {found['operator']}: {was} → {made_of_it}"
-        made.append(Mutant(name, file, found["text"], TESTS[file]))
+        made.append(Mutant(name, file, found["text"], TESTS[file], line))
     return made
