@@ -62,16 +62,16 @@ canary: setup ## plant thousands of personal values and look for them in every b
 	@$(BIN)/python -m teei_ingest_tests.proof canary
 
 CASES ?= 10000
-KILLS ?= 100
+KILLS ?= 120
 SAMPLE ?= 300
 
 chaos: setup ## CASES=10000 small syncs against a sandbox that misbehaves; SEED=… repeats them
 	@$(BIN)/python -m teei_ingest_tests.chaos --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
-kill: setup ## KILLS=100 times kill -9 at random moments and at named points, then sync again and compare
+kill: setup ## KILLS=120 times kill -9 at random moments and at named points, then sync again and compare
 	@$(BIN)/python -m teei_ingest_tests.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
-mutation: setup ## break the product in SAMPLE=300 places, one at a time, and see whether the tests notice; hours
+mutation: setup ## break the product in SAMPLE=300 places, one at a time, and see whether the tests notice
 	@$(BIN)/python -m teei_ingest_tests.mutation --sample $(SAMPLE) $(if $(SEED),--seed $(SEED)) $(FOLDERS)
 
 docs: setup ## write the generated pages and schemas anew

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from teei_ingest.cli.app import run
 from teei_ingest_tests.running import Home, Teei
+
+gc.set_threshold(20_000)  # Dagster makes many objects that stay: a tenth of the time went into looking through them
 
 MASTER_KEY = base64.b64encode(b"a test's own master key, 32 byte").decode()
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -38,12 +39,11 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    folder = tmp_path_factory.mktemp("machine")
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)  # some of its homes are another user's
-    with machine(folder, [OLD], streams=STREAMS) as made:
-        yield made
+def here() -> Iterator[Machine]:
+    with tempfile.TemporaryDirectory(prefix="teei-machine-") as folder:  # pytest's own are closed to another user
+        Path(folder).chmod(0o755)
+        with machine(Path(folder), [OLD], streams=STREAMS) as made:
+            yield made
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def hand_over(path: Path, user: int) -> None:
 
 
 @as_root
-@pytest.mark.machine
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("folder", "code", "text"),
     [
@@ -112,7 +112,7 @@ def test_no_permission(here: Machine, place: Path, folder: str, code: int, text:
     assert here.compared(place) == ([], [])
 
 
-@pytest.mark.machine
+@pytest.mark.long
 def test_few_files(here: Machine, place: Path) -> None:
     refused(here, place, 3, "`ulimit -n 1024`, then run it again", limits={"RLIMIT_NOFILE": 40})
     mended(here, place)
@@ -126,7 +126,7 @@ def in_little_memory(environ: dict[str, str], room_mb: int) -> list[str]:
     return [str(one.error) for one in at_work.both([date(2024, 1, 15)]).bad]
 
 
-@pytest.mark.machine
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("most_mb", "text"),
     [(64, "sends more than 64 MiB in one reply (TEEI_MAX_RESPONSE_MB)"), (500, "does not fit into memory")],
@@ -140,7 +140,7 @@ def test_a_page_of_200_mb(home: Callable[..., Home], most_mb: int, text: str) ->
         large = page(VOLUNTEERS, [old, {**old, "padding": "x" * (200 << 20)}])
         server.answer = lambda ask: type(server.token)(large)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            (problem,) = pool.submit(in_little_memory, place.environ, 150).result(120)
+            (problem,) = pool.submit(in_little_memory, place.environ, 300).result(120)
         assert text in problem and "\n" not in problem
         assert stored(place, VOLUNTEERS) == before
 
@@ -179,26 +179,33 @@ def test_a_pause_that_the_source_asked_for_ends_though_the_clock_is_set_back(tmp
 
 
 @pytest.mark.machine
-def test_sigterm_at_any_time(here: Machine, place: Path) -> None:
-    """From the first moments, while Dagster is opened, to the last stream."""
-    ended = 0
-    for number in range(8):
-        home = here.copy_of(OLD, f"{place.parent.name}-{number}")
-        began = here.signalled(home, after=here.seconds * (number + 1) / 9, number=signal.SIGTERM)
-        if began is None or began[0] == -signal.SIGTERM:
-            continue  # it was over, or had not begun
-        code, seconds, said = began
-        ended += 1
-        assert (code, said) == (130, "teei: interrupted; what was started has ended\n")
-        assert seconds < 5
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_at_any_time(here: Machine, place: Path, number: signal.Signals) -> None:
+    """From the first moments, while Dagster is opened, to the last words."""
+    interrupted, whole = 0, here.seconds
+    for moment, share in enumerate((0.1, 0.3, 0.9, 0.5, 0.7, 0.2)):
+        home = here.copy_of(OLD, f"{place.parent.name}-{moment}")
+        ended = here.signalled(home, after=share * whole, number=number)
+        if ended is None:
+            whole *= share  # it was over: nothing else slows it down any more
+            continue
+        code, seconds, said = ended
         with instance_in(home) as instance:
-            statuses = [run.status for run in instance.get_runs()]
-        assert set(statuses) <= {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED}
+            before, *runs = reversed([run.status for run in instance.get_runs()])
+        assert before is dg.DagsterRunStatus.SUCCESS
+        assert seconds < 5
+        if code == 130:
+            interrupted += 1
+            assert said.splitlines()[-1] == "teei: interrupted; what was started has ended"
+            assert set(runs) <= {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED}
+        else:  # nothing had begun, or all was done
+            assert code in (0, -number)
+            assert runs in ([], [dg.DagsterRunStatus.SUCCESS])
         mended(here, home)
-    assert ended >= 3
+    assert interrupted >= 3
 
 
-@pytest.mark.machine
+@pytest.mark.long
 def test_two_syncs_of_one_partition_at_once(here: Machine, place: Path) -> None:
     other = Zygote()
     try:
@@ -213,7 +220,7 @@ def test_two_syncs_of_one_partition_at_once(here: Machine, place: Path) -> None:
     assert here.compared(place) == ([], [])
 
 
-@pytest.mark.machine
+@pytest.mark.long
 @pytest.mark.parametrize("database", ["history/runs.db", "history/runs/index.db"])
 def test_dagster_s_database_is_gone_for_ten_seconds(here: Machine, place: Path, database: str) -> None:
     """SQLite waits five seconds for whoever has it, then it is an error."""

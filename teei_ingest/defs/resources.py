@@ -5,9 +5,11 @@ Each can be replaced in a test, all in one place: `build(…)` in `defs/build.py
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -15,6 +17,7 @@ from pydantic import Field, PrivateAttr
 from teei_ingest.companies import Companies, Company, load_companies
 from teei_ingest.defs import partitions
 from teei_ingest.defs.jobs import streams_of_job
+from teei_ingest.defs.processes import executing
 from teei_ingest.errors import TeeiError
 from teei_ingest.extract.ahead import Ahead
 from teei_ingest.extract.http import Source
@@ -42,6 +45,14 @@ class SettingsResource(dg.ConfigurableResource[Any]):
     """Settings and the registry of companies; `overrides` replaces variables of the environment."""
 
     overrides: dict[str, str] = Field(default_factory=dict)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Every step needs the settings; as long as it does, this process is the one that carries out the run."""
+        with ExitStack() as stack:
+            if context.run is not None and context.instance is not None:
+                stack.enter_context(executing(context.instance, context.run.run_id))
+            yield self
 
     @cached_property
     def settings(self) -> Settings:

@@ -26,16 +26,15 @@ from dagster._core.remote_origin import (
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.utils import make_new_run_id
-from dagster._utils.interrupts import capture_interrupts
 from filelock import FileLock
 from sqlalchemy.exc import DBAPIError
 
 from teei_ingest.definitions import defs
-from teei_ingest.defs import retention
-from teei_ingest.defs.interrupts import Interrupts
+from teei_ingest.defs import processes, retention
 from teei_ingest.defs.partitions import COMPANIES, PARTITION, RANGE_END, RANGE_START, TYPED_TAG, key, split
 from teei_ingest.defs.sqlite import quicken
 from teei_ingest.errors import SettingsError, StoreError
+from teei_ingest.interrupts import Interrupts
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.streams import all_streams
@@ -43,7 +42,7 @@ from teei_ingest.sync import Figures, Problem, Request, Result
 
 DEFINITIONS = "teei_ingest.definitions"
 COMPANY_TAG = "teei/company"
-PROCESS_TAG = "teei/process"  # of runs that are executed by the process that asked for them
+PROCESS_TAG = "teei/process"  # of runs that are carried out by the process that asked for them
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -143,7 +142,12 @@ def run(
         )
     run_id = make_new_run_id()
     told = _Told(request, run_id, progress)
-    with capture_interrupts(), Interrupts(lambda: _give_up(run_id)) as interrupts, instance() as opened:
+    with (
+        Interrupts(lambda: _give_up(run_id)) as interrupts,
+        instance() as opened,
+        processes.executing(opened, run_id),
+    ):
+        interrupts.check()
         _end_stuck(opened)
         _add(opened, [request.company.slug])
         keys = {dg.AssetKey(name) for stream in request.streams for name in (stream, all_streams()[stream].events)}
@@ -161,7 +165,7 @@ def run(
                     RANGE_START: key(request.company.slug, window.first),
                     RANGE_END: key(request.company.slug, window.last),
                     COMPANY_TAG: request.company.slug,
-                    PROCESS_TAG: _identity(os.getpid()),
+                    PROCESS_TAG: str(os.getpid()),
                     TYPED_TAG: str(time.time() if typed_at is None else typed_at),
                 },
                 remote_job_origin=_origin(job.name),
@@ -171,11 +175,13 @@ def run(
             with suppress(dg.DagsterExecutionInterruptedError):
                 for event in execute_run_iterator(InMemoryJob(job), made, opened):
                     told.hear(event)
-                    if (interrupts.happened or _is_interrupt(event)) and event.step_key and not is_ending:
-                        is_ending = True
-                        opened.report_run_canceling(made)  # else Dagster takes it for a failure
-                        if not event.is_step_failure:
-                            signal.raise_signal(signal.SIGTERM)  # what the first one raised may have got lost
+                    was_raised = _is_interrupt(event)
+                    if (interrupts.happened or was_raised) and event.step_key:
+                        if not is_ending:
+                            is_ending = True
+                            opened.report_run_canceling(made)  # else Dagster takes it for a failure
+                        if not was_raised:
+                            signal.raise_signal(signal.SIGTERM)  # what the one before raised got lost
             if is_ending or interrupts.happened:
                 ended = opened.get_run_by_id(run_id)
                 if ended and ended.status is dg.DagsterRunStatus.FAILURE:  # so Dagster has it, before the first step
@@ -330,12 +336,10 @@ def stop_company(slug: str, patience_s: float = 10.0) -> int:
         while any(_goes_on(opened, run) for run in found) and time.monotonic() < limit:
             time.sleep(0.1)
         for run in found:
-            if _goes_on(opened, run):
-                _signal(opened, run, signal.SIGKILL)
-                if not _is_local(opened):
-                    raise StoreError(
-                        f"run {run.run_id} goes on elsewhere: terminate it there, then do this again", company=slug
-                    )
+            if _goes_on(opened, run) and not _signal(opened, run, signal.SIGKILL):
+                raise StoreError(
+                    f"run {run.run_id} goes on elsewhere: terminate it there, then do this again", company=slug
+                )
             now = opened.get_run_by_id(run.run_id)
             if now is not None and not now.is_finished:
                 opened.report_run_canceled(now, message="its company is being shredded")
@@ -357,23 +361,21 @@ def _is_of(run: dg.DagsterRun, slug: str) -> bool:
 
 
 def _goes_on(opened: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether a run counts as running, or its process still does."""
+    """Whether a process is at a run; where those are not known, whether it counts as running."""
+    if processes.are_known(opened):
+        return processes.is_executed(opened, run.run_id)
     now = opened.get_run_by_id(run.run_id)
-    if _is_local(opened) and (pid := _process_of(opened, run)) is not None:
-        return pid != os.getpid() and _is_alive(pid)
-    return now is not None and not now.is_finished and not _is_local(opened)
+    return now is not None and not now.is_finished
 
 
-def _signal(opened: dg.DagsterInstance, run: dg.DagsterRun, number: int) -> None:
-    pid = _process_of(opened, run) if _is_local(opened) else None
-    if pid is not None and pid != os.getpid() and _is_alive(pid):
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def _is_local(opened: dg.DagsterInstance) -> bool:
-    """Whether all runs are of this machine; a shared database has others, whose processes cannot be seen from here."""
-    return opened.run_storage.__class__.__name__ == "SqliteRunStorage"
+def _signal(opened: dg.DagsterInstance, run: dg.DagsterRun, number: int) -> bool:
+    """Whether the run's process can be reached from here."""
+    process = processes.number_of(opened, run.run_id) if processes.are_known(opened) else None
+    if process is None:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
+    return True
 
 
 def keep_rules(settings: Settings, *, dry_run: bool = False) -> dict[str, int]:
@@ -386,7 +388,7 @@ def keep_rules(settings: Settings, *, dry_run: bool = False) -> dict[str, int]:
 
 
 def stuck_runs() -> list[str]:
-    """Ids of runs that count as running though their process on this machine is gone."""
+    """Ids of runs that count as running though the process that was at them is gone."""
     with instance() as opened:
         return [run.run_id for run in _stuck(opened)]
 
@@ -401,50 +403,27 @@ def _end_stuck(opened: dg.DagsterInstance) -> list[str]:
     found = _stuck(opened)
     for run in found:
         opened.report_run_failed(run, "its process is gone")
+    processes.forget_dead(opened)
     return [run.run_id for run in found]
 
 
 def _stuck(opened: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    if not _is_local(opened):
+    if not processes.are_known(opened):
         return []
     statuses = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     runs = opened.get_runs(dg.RunsFilter(statuses=statuses))
-    return [run for run in runs if not _is_alive(_process_of(opened, run), _asker(run))]
+    return [run for run in runs if _is_stuck(opened, run.run_id)]
 
 
-def _asker(run: dg.DagsterRun) -> str:
-    """The process that asked for a run and executes it; a run that is executed again has its parent's tags."""
-    return run.tags.get(PROCESS_TAG, "") if run.parent_run_id is None else ""
-
-
-def _identity(pid: int) -> str:
-    """A process's id and, on Linux, when it began: in a container the next process often has the same id."""
-    with suppress(OSError):
-        return f"{pid}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    return str(pid)
-
-
-def _process_of(opened: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
-    if asker := _asker(run):
-        return int(asker.partition("-")[0])
-    records = opened.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START, limit=1).records
+def _is_stuck(opened: dg.DagsterInstance, run_id: str) -> bool:
+    if processes.is_executed(opened, run_id):
+        return False
+    run = opened.get_run_by_id(run_id)  # it may have ended since it was listed
+    if run is None or run.is_finished:
+        return False
+    # Those of `teei` have a process from before they are recorded; one that is executed again has its parent's tags.
+    if PROCESS_TAG in run.tags and run.parent_run_id is None:
+        return True
+    records = opened.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_START, limit=1).records
     event = records[0].event_log_entry.dagster_event if records else None
-    return event.pid if event else None
-
-
-def _is_alive(pid: int | None, identity: str = "") -> bool:
-    if pid is None:
-        return True
-    if "-" in identity and identity != _identity(pid):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    command = Path(f"/proc/{pid}/cmdline")
-    if not command.is_file():
-        return True
-    words = command.read_bytes()  # a number is used again: what has it now has to look like one of ours
-    return any(word in words for word in (b"dagster", b"teei", b"python"))
+    return event is not None and event.pid is not None and not processes.is_alive(event.pid)

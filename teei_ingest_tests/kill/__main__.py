@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from teei_ingest_tests.kill.machine import BARE, LANDED, OLD, Case, Machine, machine
@@ -35,7 +36,11 @@ def main() -> int:
     confirmed: Counter[str] = Counter()
     differences = leftovers = kills = 0
     print(f"seed {chosen.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="teei-kill-") as folder, machine(Path(folder)) as made:
+    with (
+        suppress(KeyboardInterrupt),  # what was seen until then is told
+        tempfile.TemporaryDirectory(prefix="teei-kill-") as folder,
+        machine(Path(folder)) as made,
+    ):
         for case in _cases(chosen.kills, chosen.only, chance):
             where, problems, was_killed = _kill(made, case)
             confirmed[where] += was_killed

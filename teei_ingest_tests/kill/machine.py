@@ -97,7 +97,8 @@ class Zygote:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "teei_ingest_tests.kill.zygote"],
+            # Not by -m: then Python dies of a KeyboardInterrupt that was raised in an `exec`, though it was caught.
+            [sys.executable, "-c", "from teei_ingest_tests.kill.zygote import main; main()"],
             cwd=ROOT,
             env=activated(),
             stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks: `python -m teei_ingest_tests.kill.zygote`.
+"""A process that has imported everything and forks.
 
 An order is a line of JSON on standard input; what it forks carries it out as if it had been started alone, in a session
 of its own. Two lines answer: its process id, then its exit code (negative: the signal that killed it).
@@ -6,10 +6,12 @@ of its own. Two lines answer: its process id, then its exit code (negative: the 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ def main() -> None:
     """Carry out orders until there is no more."""
     for name in _WANTED:
         importlib.import_module(name)
+    gc.freeze()  # or each of those that are forked looks through all of this for garbage
     answers = os.fdopen(os.dup(1), "w")
     for line in iter(sys.stdin.readline, ""):
         pid = os.fork()
@@ -48,6 +51,7 @@ def _carry_out(order: dict[str, Any]) -> None:
     from teei_ingest_tests.kill.points import lie_in_wait
 
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # though a shell started all of this with `&`
     said = os.open(order["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for standard, descriptor in ((0, os.open(os.devnull, os.O_RDONLY)), (1, said), (2, said)):
         os.dup2(descriptor, standard)
@@ -68,7 +72,3 @@ def _carry_out(order: dict[str, Any]) -> None:
     else:
         from dagster._cli import main as command
     command()
-
-
-if __name__ == "__main__":
-    main()
