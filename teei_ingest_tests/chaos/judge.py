@@ -71,33 +71,41 @@ def truth(place: Place, group: Group, stream: str) -> Expected:
 def judge(
     verdict: Verdict,
     group: Group,
-    runs: tuple[Run, Run],
+    runs: tuple[Run, Run, Run],
     rows: tuple[Rows, Rows, Rows],
     truths: tuple[Expected, Expected],
 ) -> None:
-    """Judge a case: `runs` with the fault and after it, `rows` before, between and after, `truths` before and after."""
-    case, (disturbed, undisturbed), (before, between, after) = verdict.case, runs, rows
+    """Judge a case: `rows` before, between and after, `truths` before and after.
+
+    `runs` are the one with the fault, the one that wrote what is there between, which may be the same, and the last.
+    """
+    case, (disturbed, kept, undisturbed), (before, between, after) = verdict.case, runs, rows
     company, stream = group.company, case.stream
     bindings = Bindings()
     changed = any(fault.name in WORLD for fault in case.faults)
     may_differ = any(fault.name in ("enum-unknown", "type-changed", "unknown-fields") for fault in case.faults)
+    conflicts = any(fault.name == "record-conflicts" for fault in case.faults)
     may_lack = 0
     for day in group.days:
-        if figures := disturbed.good.get((stream, day)):
+        if figures := kept.good.get((stream, day)):
             may_lack += figures["quarantined"] - truths[0][company, stream, day].counts.quarantined
     if not any(_sets_aside(fault, stream) for fault in case.faults):
         may_lack = 0
     may_lack += sum(fault.outcome(all_streams()[stream]) is Heals.LATER for fault in case.faults)
     for day in group.days:
         at, name = (stream, day), (company, stream, day)
+        # A second content of a record that breaks its contract may keep it, and stays when the source has it no more.
+        may_gain = truths[0][name].counts.quarantined if conflicts else 0
         good, reason = at in disturbed.good, disturbed.failed.get(at)
         if good == (reason is not None):
             verdict.say(LOST if not good else WRONGLY_FAILED, f"{day}: neither complete nor failed, or both")
-        if not good:
+        if not good and (case.must_succeed or day in group.days[: group.landed]):
+            verdict.say(WRONGLY_FAILED, f"{day}: {reason}")
+        if at not in kept.good:
             if before.get(at, []) != between.get(at, []):
                 verdict.say(LOST, f"{day}: failed, and is not as it was")
-            if case.must_succeed:
-                verdict.say(WRONGLY_FAILED, f"{day}: {reason}")
+            if kept is not disturbed:
+                verdict.say(WRONGLY_FAILED, f"{day} from the landing: {kept.failed.get(at, 'nothing was said of it')}")
         else:
             old, new = truths[0][name].rows, truths[1][name].rows if changed else truths[0][name].rows
             carried = [row for row in before.get(at, []) if changed]
@@ -111,6 +119,7 @@ def judge(
                 bindings,
                 may_lack,
                 may_differ,
+                may_gain,
             )
         if at not in undisturbed.good:
             verdict.say(
@@ -118,12 +127,19 @@ def judge(
             )
         new = truths[1][name].rows
         earlier = between.get(at, []) if changed else []
-        _held(verdict, f"{day} at the end", new, new, earlier, after.get(at, []), bindings, 0, False)
+        _held(verdict, f"{day} at the end", new, new, earlier, after.get(at, []), bindings, 0, False, may_gain)
     for run in runs:
         verdict.wrong += [
             (INVENTED, f"check {said}") for said in run.checks if f"{company}|" in said and stream in said
         ]
     verdict.came = _came(case, group, disturbed, undisturbed, truths[0])
+
+
+def same(stream: str, one: Rows, other: Rows) -> bool:
+    """Whether the rows of a stream are the same."""
+    return {at: rows for at, rows in one.items() if at[0] == stream} == {
+        at: rows for at, rows in other.items() if at[0] == stream
+    }
 
 
 def _sets_aside(fault: Fault, stream: str) -> bool:
@@ -141,8 +157,12 @@ def _held(
     bindings: Bindings,
     may_lack: int,
     may_differ: bool,
+    may_gain: int,
 ) -> int:
-    """Compare a day with all that it must hold (what is in `old` and `new`) and may hold; how much may still lack."""
+    """Compare a day with all that it must hold (what is in `old` and `new`) and may hold; how much may still lack.
+
+    So many records may be there that no truth has.
+    """
     ids = Counter(str(row["event_id"]) for row in there)
     doubled = [name for name, count in ids.items() if count > 1]
     if doubled:
@@ -164,6 +184,9 @@ def _held(
                 f"{_line(row, 'not expected')}" == line and row == kept_over.get(str(row["event_id"])) for row in there
             ):
                 continue  # carried over: it was there, and the source has it no more
+            may_gain -= 1
+            if may_gain >= 0:
+                continue
             verdict.say(INVENTED, f"{when}: {line}")
         elif not may_differ:
             verdict.say(INVENTED, f"{when}: {line}")

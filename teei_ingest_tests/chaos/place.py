@@ -7,18 +7,17 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import yaml
 from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from teei_ingest.defs.build import build
 from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key, split
@@ -37,6 +36,8 @@ from teei_ingest_tests.conftest import MASTER_KEY
 
 Rows = dict[tuple[str, date], list[dict[str, Any]]]  # of a company, by stream and day
 
+_PAGE_SIZE = "CHAOS_PAGE_SIZE"
+_MEMORY = Path("/dev/shm")  # a file system that has no disk to wait for, where there is one
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SETTINGS = {
     "TEEI_MASTER_KEY": MASTER_KEY,
@@ -104,7 +105,6 @@ class Place:
     home: Path
     _instance: Any = None
     _log: _Kept = field(default_factory=_Kept)
-    _jobs: dict[Any, Any] = field(default_factory=dict)
 
     def renew(self, *, sqlite: bool) -> None:
         """A home and an instance with nothing in them, the sandbox as it was."""
@@ -125,40 +125,45 @@ class Place:
                 "TEEI_COMPANIES": str(file),
             }
         )
-        self._instance = (
-            dg.DagsterInstance.local_temp(str(self.home / "dagster")) if sqlite else dg.DagsterInstance.ephemeral()
-        )
-        if not sqlite:
-            _quicken(self._instance)
+        if sqlite:
+            (self.home / "dagster").mkdir()
+            self._instance = dg.DagsterInstance.local_temp(str(self.home / "dagster"))
+        else:
+            self._instance = dg.DagsterInstance.ephemeral()
+            self._instance._event_storage = events = Events()
+            events.register_instance(self._instance)
         self._instance.add_dynamic_partitions(COMPANIES.name or "", list(SLUGS))
 
-    def run(self, group: Group) -> Run:
-        """Materialize both assets of the group's streams."""
-        names = [case.stream for case in group.cases]
+    def run(self, group: Group, *, streams: bool = True, events: bool = True, days: int | None = None) -> Run:
+        """Materialize the group's `streams`, their `events` or both; the first `days` of its days, else all."""
+        names = [case.stream for case in group.played]
+        assets = [name for name in names if streams] + [f"{name}_events" for name in names if events]
+        last = group.last if days is None else group.days[days - 1]
+        os.environ[_PAGE_SIZE] = str(group.page_size)
         logging.getLogger().addHandler(self._log)
         self._log.lines.clear()
         try:
-            result = self._job(group.page_size).execute_in_process(
+            result = self._job.execute_in_process(
                 instance=self._instance,
                 run_config=_QUIET,
-                asset_selection=[dg.AssetKey(asset) for name in names for asset in (name, f"{name}_events")],
-                tags={RANGE_START: key(group.company, group.first), RANGE_END: key(group.company, group.last)},
+                asset_selection=[dg.AssetKey(asset) for asset in assets],
+                tags={RANGE_START: key(group.company, group.first), RANGE_END: key(group.company, last)},
                 raise_on_error=False,
             )
         finally:
             logging.getLogger().removeHandler(self._log)
-        return self._heard(result)
+        return self._heard(result, {f"{name}_events" if events else name: name for name in names})
 
-    def _job(self, page_size: int) -> Any:
-        if page_size not in self._jobs:
-            settings = SettingsResource()
-            credentials = CredentialsResource(settings=settings)
-            http = ClockedHttp(settings=settings, credentials=credentials, page_size=page_size)
-            definitions = build(settings=settings, credentials=credentials, http=http)
-            self._jobs[page_size] = definitions.resolve_implicit_global_asset_job_def()
-        return self._jobs[page_size]
+    @cached_property
+    def _job(self) -> Any:
+        settings = SettingsResource()
+        credentials = CredentialsResource(settings=settings)
+        page_size: Any = dg.EnvVar.int(_PAGE_SIZE)
+        http = ClockedHttp(settings=settings, credentials=credentials, page_size=page_size)
+        return build(settings=settings, credentials=credentials, http=http).resolve_implicit_global_asset_job_def()
 
-    def _heard(self, result: dg.ExecuteInProcessResult) -> Run:
+    def _heard(self, result: dg.ExecuteInProcessResult, streams: Mapping[str, str]) -> Run:
+        """What a run said; `streams` by the assets whose materializations tell that a partition is complete."""
         run = Run()
         said = list(self._log.lines)
         for entry in self._instance.all_logs(result.run_id):
@@ -166,9 +171,9 @@ class Place:
                 f"{entry.user_message} {entry.dagster_event.event_specific_data if entry.dagster_event else ''}"
             )
         run.said = "\n".join(said)
-        streams = {stream.events: name for name, stream in all_streams().items()}
         for event in result.all_events:
-            if event.is_step_materialization and (name := streams.get(event.asset_key.to_user_string())):
+            asset = event.asset_key.to_user_string() if event.asset_key else ""
+            if event.is_step_materialization and (name := streams.get(asset)):
                 figures = {label: value.value for label, value in event.materialization.metadata.items()}
                 run.good[name, split(str(event.partition))[1]] = figures
             elif event.is_step_failure:
@@ -180,13 +185,12 @@ class Place:
             elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 evaluation = event.asset_check_evaluation_data
                 if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR:
-                    asset = evaluation.asset_key.to_user_string()
                     run.checks.append(f"check {evaluation.check_name} of {asset}: {evaluation.description}")
         return run
 
     def rows(self, group: Group) -> Rows:
         """What is stored of the group's streams, whatever the day."""
-        store, wanted = self.store, {case.stream for case in group.cases}
+        store, wanted = self.store, {case.stream for case in group.played}
         found: Rows = {}
         for contract in contracts():
             if any(all_streams()[name].contract is contract for name in wanted):
@@ -202,23 +206,41 @@ class Place:
         return open_store(Settings.load())
 
 
-def _quicken(instance: Any) -> None:
-    """One connection for all events, no look whether its tables are there: that took a third of a run's time."""
-    storage = instance.event_log_storage
-    assert isinstance(storage, InMemoryEventLogStorage)
+class Events(InMemoryEventLogStorage):
+    """The events of an ephemeral instance in a list: Dagster's own, SQLite in memory, took a third of a run's time."""
 
-    @contextmanager
-    def connect() -> Iterator[Any]:
-        with storage._db_lock, connection.begin():
-            yield connection
+    def __init__(self) -> None:
+        super().__init__()
+        self._entries: list[dg.EventLogEntry] = []
+        self._newest: dict[tuple[Any, Any], dict[str | None, int]] = {}
+        self._dynamic: dict[str, list[str]] = {}
 
-    connection = create_engine(storage._engine.url, poolclass=StaticPool).connect()
-    storage._connect = connect  # type: ignore[method-assign]
-    storage.has_table = lambda table_name: True  # type: ignore[method-assign]
+    def store_event(self, event: dg.EventLogEntry) -> None:
+        self._entries.append(event)
+        if (told := event.dagster_event) and told.asset_key:
+            self._newest.setdefault((told.asset_key, told.event_type), {})[told.partition] = len(self._entries)
+
+    def get_logs_for_run(self, run_id: str, *args: Any, **options: Any) -> list[dg.EventLogEntry]:
+        return [event for event in self._entries if event.run_id == run_id]
+
+    def get_latest_storage_id_by_partition(
+        self, asset_key: dg.AssetKey, event_type: Any, partitions: Any = None, after_cursor: int | None = None
+    ) -> dict[str, int]:
+        found = self._newest.get((asset_key, event_type), {})
+        return {name: number for name, number in found.items() if name and (not partitions or name in partitions)}
+
+    def add_dynamic_partitions(self, partitions_def_name: str, partition_keys: Sequence[str]) -> None:
+        self._dynamic.setdefault(partitions_def_name, []).extend(partition_keys)
+
+    def get_dynamic_partitions(self, partitions_def_name: str) -> list[str]:
+        return self._dynamic[partitions_def_name]
+
+    def has_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> bool:
+        return partition_key in self._dynamic[partitions_def_name]
 
 
 @contextmanager
-def place(parent: Path | None = None) -> Iterator[Place]:
+def place() -> Iterator[Place]:
     """A place of this process's own; its variables and working folder are this process's."""
     config = SandboxConfig(
         companies={slug: company_id(slug) for slug in SLUGS},
@@ -233,7 +255,8 @@ def place(parent: Path | None = None) -> Iterator[Place]:
         if name.startswith(("TEEI_", "DAGSTER_HOME")):
             del os.environ[name]
     with ExitStack() as held:
-        root = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="teei-chaos-", dir=parent)))
+        folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+        root = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="teei-chaos-", dir=folder)))
         os.chdir(root)
         (root / "place").mkdir()
         sandbox = Sandbox(config, CLOCK)

@@ -22,12 +22,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from teei_ingest.errors import UsageError
+from teei_ingest.sandbox.faults import FAULTS
 from teei_ingest_tests.dagster_parts import BIN, ROOT, GraphQL, activated, eventually, free_port, process
 from teei_ingest_tests.feeding import Answering, Ask, Reply, answering, lists
+from teei_ingest_tests.proof import misbehaving
 from teei_ingest_tests.proof.faulty import Fault, faults, headers, problem
 from teei_ingest_tests.proof.leaks import planted
 from teei_ingest_tests.proof.planting import SAID, SECRET, STREAMS, Canaries, Record, World, legal, world
@@ -43,6 +46,7 @@ _OURS = (
     "TEEI_", "DAGSTER_", "BENEVITY_", "GOODERA_", "WORKDAY_", "KINTELL_", "UPSKILLING_", "BUDDY_", "MENTORSHIP_",
     "INTERNAL_", "TMPDIR",
 )  # fmt: skip
+_SMALL_PAGES = ("python", "-c", misbehaving.TEEI)
 # As whoever writes reports of a proof: enough to find a leak, few enough to read.
 _SHOWN = 20
 
@@ -69,6 +73,7 @@ def prove(scale: float = 1.0) -> dict[str, float]:
         "leaks_found": show[1],
         "records": sum(sent.legal.values()) + sum(sent.broken.values()),
         "kept": sum(sent.legal.values()),
+        "faults": len(FAULTS) if scale >= 0.5 else 0,
         "commands": len(place.codes),
         "megabytes_searched": round(size / 1e6, 1),
     }
@@ -214,6 +219,7 @@ def _sync(place: Place, canaries: Canaries, sent: World, *, all_ways: bool) -> N
         _failing(place, canaries, failing)
         _killing(place, canaries, failing)
     if all_ways:
+        _misbehaving(place, canaries)
         _webserver(place, well)
 
 
@@ -301,6 +307,23 @@ def _failing(place: Place, canaries: Canaries, failing: Answering) -> None:
     failing.token = Reply(json.dumps({"access_token": canaries.prose(SAID), "token_type": "Bearer"}).encode())
     place.run("teei", *_window(company), "--debug", serving=failing.environment([company]), name="token")
     failing.token = Reply(b'{"access_token": "a.token", "token_type": "Bearer", "expires_in": 3600}')
+
+
+def _misbehaving(place: Place, canaries: Canaries) -> None:
+    """Every fault of the sandbox; then an undisturbed sync, which keeps all records."""
+    company = place.companies[-1]
+    with misbehaving.misbehaving(canaries, company.slug, company.id) as source:
+        well = source.environment
+        secure = {name: value.replace("http://", "https://") for name, value in well.items()}
+        tls = {STREAMS[0]: FAULTS["tls-failure"]}
+        for number, together in enumerate([tls, *misbehaving.rounds()]):
+            options = [part for name in together for part in ("--stream", name)] + ["--debug"] * (number % 2)
+            sync = partial(place.run, *_SMALL_PAGES, *_window(company), *options, name="misbehaving")
+            source.played(together, partial(sync, serving=secure if together is tls else well))
+        printed = place.run(*_SMALL_PAGES, *_window(company), "--json", serving=well, name="undisturbed", code=0)
+        kept = sum(one["data"]["metadata"]["recordsProcessed"] for one in json.loads(printed)["results"])
+        there = sum(map(source.records, DAYS))
+        assert kept == there, f"{kept} records are kept of {there}, after every fault"
 
 
 def _killing(place: Place, canaries: Canaries, failing: Answering) -> None:
