@@ -210,8 +210,10 @@ class IngestResource(dg.ConfigurableResource[Any]):
     def _ring(self, company: Company) -> KeyRing:
         """The company's keys; new ones only as long as no event of it was made with others."""
         if company.slug not in self._rings:
-            create = not self.store.store.holds(company.slug)
-            self._rings[company.slug] = KeyRing.open(self.settings.settings, company, create=create)
+            store = self.store.store
+            self._rings[company.slug] = KeyRing.open(
+                self.settings.settings, company, create=lambda: not store.holds(company.slug)
+            )
         return self._rings[company.slug]
 
     def started(self, stream: str, window: Window) -> Started | None:

@@ -220,7 +220,7 @@ class _Place:
         self.suppressions = Suppressions(settings)
         self.vanished = Vanished(settings.home)
         self.presence = Presence(settings.home)
-        self.ring = KeyRing.open(settings, company, create=not store.holds(company.slug))
+        self.ring = KeyRing.open(settings, company, create=lambda: not store.holds(company.slug))
         self.names = Pseudonyms.of(self.ring)
 
     def listed(self, tokens: frozenset[str]) -> Erasure | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -47,18 +47,20 @@ class KeyRing:
         self._current = {purpose: max(v for p, v in keys if p == purpose) for purpose in PURPOSES}
 
     @classmethod
-    def open(cls, settings: Settings, company: Company, *, create: bool = True) -> Self:
+    def open(cls, settings: Settings, company: Company, *, create: bool | Callable[[], bool] = True) -> Self:
         """Open the company's ring; the first time, make it.
 
-        With `create` false a missing ring is an error: right where the company has data already, which new
-        keys could not join. Raises KeyringError, for a shredded company too; SettingsError if there is no master key.
+        With `create` false a missing ring is an error: right where the company has data already, which new keys could
+        not join. A function is asked only where there is no ring. Raises KeyringError, for a shredded company too;
+        SettingsError if there is no master key.
         """
         refuse_shredded(settings, company)
         master = settings.master_key_bytes()
         path = _path(settings, company.id)
         with os_errors(_disk_failure(path)):
             if not path.exists():
-                if not create:
+                may_create = create() if callable(create) else create
+                if not may_create and not path.exists():
                     raise _lost(path, company)
                 with _lock(settings):
                     refuse_shredded(settings, company)
