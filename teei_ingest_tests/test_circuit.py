@@ -263,7 +263,8 @@ def test_twelve_streams_and_two_companies_ask_a_dead_source_a_few_times(
     answer: Answer | None, home: Callable[..., Home]
 ) -> None:
     with serving(lambda ask: answer) as server:
-        place = home(COMPANIES, {**shared_keys(server.url), "TEEI_MAX_RETRIES": "3"})
+        pauses = dict.fromkeys(("TEEI_CIRCUIT_PAUSE_S", "TEEI_CIRCUIT_PAUSE_MAX_S"), "3600")  # however slow we are
+        place = home(COMPANIES, {**shared_keys(server.url), "TEEI_MAX_RETRIES": "3", **pauses})
         first = place.materialize("acme-corp", date(2024, 1, 1), date(2024, 1, 31))
         asked = len(server.asked)
         # At most what each stream asks before one has given up, and the probe of each system; not 31 days by halves.

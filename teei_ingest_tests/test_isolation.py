@@ -183,7 +183,7 @@ def synced(place: Home, companies: Collection[str], days: list[date] = DAYS) -> 
 @pytest.mark.timeout(1800)
 def test_four_companies_take_no_longer_because_a_fifth_is_poisoned(home: Callable[..., Home]) -> None:
     """The sources take most of the time, as they do: what is measured is waiting for one another."""
-    config = SandboxConfig(companies={slug: company_id(slug) for slug in FIVE}, records=300, latency_ms=400)
+    config = SandboxConfig(companies={slug: company_id(slug) for slug in FIVE}, records=200, latency_ms=400)
     with running(config) as sandbox:
         relay = Relay(sandbox.url)
         with serving(relay) as server:
@@ -208,6 +208,7 @@ def test_four_companies_take_no_longer_because_a_fifth_is_poisoned(home: Callabl
                     lose_the_keys()
                     failed = STREAMS
                 with_fifth[way], codes = synced(place, FIVE)
+                print(f"{way}: four alone {alone[-1]:.1f} s, with the fifth {with_fifth[way]:.1f} s", flush=True)
                 assert [company for company, code in codes.items() if code] == [FIFTH], way
                 with instance_in(place.settings.home) as instance:
                     for company in FIVE:
@@ -216,5 +217,4 @@ def test_four_companies_take_no_longer_because_a_fifth_is_poisoned(home: Callabl
                             bad = company == FIFTH and stream in failed
                             assert set(found.values()) == {"FAILED" if bad else "MATERIALIZED"}, (way, company, stream)
     ratios = {way: round(seconds / median(alone), 2) for way, seconds in with_fifth.items()}
-    print(f"four alone {[round(seconds, 1) for seconds in alone]} s; with the fifth, as ratios: {ratios}")
-    assert max(ratios.values()) <= 1.2
+    assert max(ratios.values()) <= 1.2, ratios
