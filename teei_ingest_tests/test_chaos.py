@@ -76,6 +76,7 @@ def play(broken: str = "", **options: int) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("seed", "cases"), [(2, 91), pytest.param(1, 301, marks=pytest.mark.machine)])
 def test_cases_are_right(seed: int, cases: int) -> None:
     code, output = play(seed=seed, cases=cases)
