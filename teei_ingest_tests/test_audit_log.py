@@ -174,6 +174,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_processes_that_are_killed_while_they_append_lose_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-c", WRITER, str(home), MASTER_KEY]

@@ -258,6 +258,7 @@ COMPANIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", [Answer(503), pytest.param(None, marks=pytest.mark.long)])
 def test_twelve_streams_and_two_companies_ask_a_dead_source_a_few_times(
     answer: Answer | None, home: Callable[..., Home]

@@ -500,6 +500,7 @@ def on_a_full_disk(environ: dict[str, str]) -> str:
     return ""
 
 
+@pytest.mark.long
 def test_a_full_disk_in_the_middle_of_a_purge(make: Make) -> None:
     place = make()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -291,6 +291,7 @@ def test_nothing_that_readers_need_is_purged(place: Filled, monkeypatch: pytest.
     assert place.joins() == {**joins, "versions": ["t2_"]}
 
 
+@pytest.mark.long
 def test_a_rotation_while_a_sync_runs(place: Filled) -> None:
     joins = place.joins()
     process = place.process(_SYNC)

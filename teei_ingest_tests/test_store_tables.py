@@ -260,6 +260,7 @@ def _prepare(uri: str, barrier: Any) -> None:
     Store(uri, sandbox=True).prepare()
 
 
+@pytest.mark.long
 def test_processes_make_the_tables_at_once(tmp_path: Path) -> None:
     barrier = SPAWN.Barrier(3)
     _together(_prepare, [(str(tmp_path / "events"), barrier)] * 3)

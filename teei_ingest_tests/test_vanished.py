@@ -255,6 +255,7 @@ def test_a_failed_partition_stays_as_it_is(typed: Typed) -> None:
     assert typed.teei("sync", "--failed")[0] == 4, "it is still failed"
 
 
+@pytest.mark.long
 def test_a_drop_that_is_killed_is_finished_by_the_next(typed: Typed) -> None:
     """Killed after each of its steps in turn; what was done is done again."""
     stream, company = "kintell_enrollments", load_companies(Settings.load()).get(ACME.slug)

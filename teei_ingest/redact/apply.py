@@ -269,8 +269,8 @@ class _Suspects:
     batches before: a call of RE2 compiles its pattern anew, which takes as long as ten thousand short texts.
     """
 
-    def __init__(self, remembered: dict[str, bool] | None = None) -> None:
-        self._remembered = {} if remembered is None else remembered
+    def __init__(self, remembered: dict[str, bool]) -> None:
+        self._remembered = remembered
         # The arrays are kept: their ids would be used again.
         self._encoded: dict[int, tuple[pa.Array, pa.DictionaryArray]] = {}
         self._found: dict[int, list[int]] = {}
@@ -300,11 +300,14 @@ class _Suspects:
         return pa.array([known[one] for one in few], pa.bool_())
 
 
+_seen: dict[str, bool] = {}  # what is remembered of texts outside of a redaction
+
+
 def find_leaks(values: pa.Array, suspects: _Suspects | None = None) -> set[int]:
     """Positions of the texts that hold a direct identifier."""
     found: dict[str, bool] = {}
     leaks = set()
-    for at in (suspects or _Suspects())(values):
+    for at in (suspects or _Suspects(_seen))(values):
         value = values[at].as_py()
         if value not in found:
             found[value] = bool(text.kinds(value))
