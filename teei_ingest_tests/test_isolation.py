@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterator
 from datetime import date, timedelta
 from pathlib import Path
-from statistics import median
 
 import pytest
 
@@ -215,5 +214,6 @@ def test_four_companies_take_no_longer_because_a_fifth_is_poisoned(home: Callabl
                             found = statuses(instance, definitions, f"{stream}_events", keys(company, DAYS))
                             bad = company == FIFTH and stream in failed
                             assert set(found.values()) == {"FAILED" if bad else "MATERIALIZED"}, (way, company, stream)
-    ratios = {way: round(seconds / median(alone), 2) for way, seconds in with_fifth.items()}
+    # Each beside the four alone just before: the machine may be slower at other times.
+    ratios = {way: round(seconds / four, 2) for (way, seconds), four in zip(with_fifth.items(), alone, strict=True)}
     assert max(ratios.values()) <= 1.2, ratios
