@@ -7,9 +7,8 @@ is not mended by running it all day.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -38,7 +37,38 @@ _UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
-Tries = dict[str, Any]  # by company and stream: the day, how often it was tried, when it may be tried again
+
+class Tries:
+    """When the streams of companies were tried for one day; a cursor of another day has nothing to say."""
+
+    def __init__(self, cursor: str | None, day: date) -> None:
+        told = json.loads(cursor or "{}")
+        self._day = f"{day}"
+        self._tried: dict[str, list[str]] = told["tried"] if told.get("day") == self._day else {}
+
+    def due(self, company: str, streams: Iterable[str], now: datetime) -> list[str]:
+        """Which of the streams may be tried now."""
+        return [name for name in streams if self._is_due(self._tried.get(f"{company} {name}", []), now)]
+
+    def note(self, company: str, streams: Iterable[str], now: datetime) -> None:
+        """They are tried now."""
+        for name in streams:
+            self._tried.setdefault(f"{company} {name}", []).append(now.isoformat())
+
+    def given_up(self, company: str, streams: Iterable[str]) -> list[str]:
+        """Which of the streams were tried as often as they may be."""
+        return [name for name in streams if len(self._tried.get(f"{company} {name}", [])) >= len(PAUSES)]
+
+    @property
+    def cursor(self) -> str:
+        """For the next time."""
+        return json.dumps({"day": self._day, "tried": self._tried})
+
+    @staticmethod
+    def _is_due(tried: list[str], now: datetime) -> bool:
+        if len(tried) >= len(PAUSES):
+            return False
+        return not tried or datetime.fromisoformat(tried[-1]) + PAUSES[len(tried)] <= now
 
 
 def day_due(now: datetime, zone: str) -> date:
@@ -86,50 +116,37 @@ def _evaluate(
     context: dg.SensorEvaluationContext, settings: Settings, companies: Companies, now: datetime
 ) -> dg.SensorResult:
     day = day_due(now, settings.schedule_timezone)
-    tries: Tries = json.loads(context.cursor or "{}")
+    tries = Tries(context.cursor, day)
     busy = _busy(context.instance)
     known = set(context.instance.get_dynamic_partitions(COMPANIES.name or ""))
     there = {name: _companies_with(context, name, day) for name in all_streams()}
-    kept: Tries = {}
     made: list[dg.RunRequest] = []
     left: list[str] = []
     for company in companies:
         slug = company.slug
+        if slug not in known or slug in busy or day < settings.start_date:
+            continue
         try:
-            streams, _ = usable(settings, companies, company)
-            if slug not in known or shredded(settings, company) is not None:
+            if shredded(settings, company) is not None:
                 continue
-            missing = [name for name in streams if slug not in there[name]]
-            due = [] if slug in busy or day < settings.start_date else _due(tries, kept, left, slug, missing, day, now)
+            missing = [name for name in usable(settings, companies, company)[0] if slug not in there[name]]
+            left += [
+                f"{slug}: {name} of {day} was tried {len(PAUSES)} times and is left to people: `teei sync --failed`"
+                for name in tries.given_up(slug, missing)
+            ]
+            due = tries.due(slug, missing, now)
             planned = plan_refetch(settings, companies, slug, f"{day}", due, today=now.date()) if due else []
         except TeeiError as error:
             context.log.warning(f"{slug}: {error}")
             continue
+        tries.note(slug, due, now)
         for one in planned:
             run_key = f"{slug} {day} {now:%Y-%m-%dT%H:%M:%S} {one.window.first}"
             made.append(run_request(slug, one.window, pairs(one.streams), run_key))
     for text in left:
         context.log.warning(text)
     reason = "; ".join(left) or f"{day} is there, or on its way"
-    return dg.SensorResult(made, None if made else dg.SkipReason(reason), cursor=json.dumps(kept))
-
-
-def _due(
-    tries: Mapping[str, Any], kept: Tries, left: list[str], slug: str, missing: Sequence[str], day: date, now: datetime
-) -> list[str]:
-    """Which of the missing streams are tried now; what is known of all of them goes to `kept`."""
-    due = []
-    for name in missing:
-        seen = tries.get(f"{slug} {name}")
-        count, after = (seen[1], datetime.fromisoformat(seen[2])) if seen and seen[0] == f"{day}" else (0, now)
-        if count >= len(PAUSES):
-            left.append(f"{slug}: {name} of {day} failed {count} times and is left to people: `teei sync --failed`")
-        elif after <= now:
-            due.append(name)
-            count += 1
-            after = now + (PAUSES[count] if count < len(PAUSES) else timedelta(0))
-        kept[f"{slug} {name}"] = [f"{day}", count, after.isoformat()]
-    return due
+    return dg.SensorResult(made, None if made else dg.SkipReason(reason), cursor=tries.cursor)
 
 
 def _busy(instance: dg.DagsterInstance) -> set[str]:
