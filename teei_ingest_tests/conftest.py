@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from teei_ingest.cli.app import run
+from teei_ingest_tests.feeding import Answering, answering, lists
 from teei_ingest_tests.running import Home, Teei
 
 gc.set_threshold(20_000)  # Dagster makes many objects that stay: a tenth of the time went into looking through them
@@ -36,6 +37,13 @@ def home(tmp_path: Path) -> Callable[..., Home]:
         return Home.create(tmp_path, companies, {"TEEI_MASTER_KEY": MASTER_KEY, **environ}, privacy)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Answering]:
+    """The systems, with nothing to send until a test sets `answer`."""
+    with answering(lists({})) as served:
+        yield served
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Settings, the registry of companies, full disks and permissions are tested where
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from teei_ingest_tests.feeding import (
     Answering,
     Ask,
     Reply,
-    answering,
     lists,
     page,
     quarantined,
@@ -51,12 +50,6 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "an array": (Reply(b"[" + BODY + b"]"), "source_misbehaves"),
     "another object": (Reply(BODY), "source_misbehaves"),
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Answering]:
-    with answering(lists({})) as served:
-        yield served
 
 
 @pytest.fixture

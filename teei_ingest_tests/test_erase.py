@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -45,19 +45,13 @@ from teei_ingest_tests.erasing import (
     people,
     sync,
 )
-from teei_ingest_tests.feeding import ACME, Answering, Record, answering, lists, quarantined, record, stored, worker
+from teei_ingest_tests.feeding import ACME, Answering, Record, lists, quarantined, record, stored, worker
 from teei_ingest_tests.running import Home
 from teei_ingest_tests.second_opinion.server import Company
 
 KARIS = (KARI, f"teei {KARI_INTERNAL}", f"workday {KARI_WORKDAY}", f"workday {KARI_SCIM}", f"benevity {KARI_WORKDAY}")
 WORKDAY = "urn:ietf:params:scim:schemas:extension:workday:2.0:User"
 SEVEN = dict.fromkeys({declared.contract.table for name, declared in all_streams().items() if name in OLAS}, 1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Answering]:
-    with answering(lists({})) as served:
-        yield served
 
 
 Make = Callable[..., Home]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -26,7 +26,6 @@ from teei_ingest_tests.feeding import (
     Ask,
     Record,
     Reply,
-    answering,
     declared,
     lists,
     page,
@@ -48,12 +47,6 @@ GLOBEX = Company("globex-inc", "6fa459ea-ee8a-4ca4-894e-db77e160355e")
 VOLUNTEERS, DIRECTORY, PLACEMENTS = "benevity_volunteers", "workday_directory", "mentorship_placements"
 WINDOWS = [VOLUNTEERS, DIRECTORY, PLACEMENTS]
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Answering]:
-    with answering(lists({})) as served:
-        yield served
 
 
 @pytest.fixture

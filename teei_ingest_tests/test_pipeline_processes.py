@@ -15,7 +15,7 @@ from typing import cast
 import dagster as dg
 import pytest
 
-from teei_ingest_tests.feeding import ACME, Answering, answering, lists, quarantined, record, stored, worker
+from teei_ingest_tests.feeding import ACME, Answering, lists, quarantined, record, stored, worker
 from teei_ingest_tests.running import Home
 from teei_ingest_tests.second_opinion.data import generate
 from teei_ingest_tests.second_opinion.server import Server
@@ -75,12 +75,6 @@ def test_two_syncs_of_one_company_at_once(
     assert rows == stored(alone, stream)
     assert bad
     assert bad == sealed(alone, stream)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Answering]:
-    with answering(lists({})) as served:
-        yield served
 
 
 @pytest.mark.parametrize(("work", "code"), [("both", "store"), ("stream", "landing")])

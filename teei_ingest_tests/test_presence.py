@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
@@ -24,7 +24,7 @@ from teei_ingest.privacy.shred import shred
 from teei_ingest.store import open_store
 from teei_ingest.store.presence import Presence
 from teei_ingest_tests.erasing import KARI, WORKDAY, company_of
-from teei_ingest_tests.feeding import ACME, Answer, Answering, Ask, Record, Reply, answering, lists, page, worker
+from teei_ingest_tests.feeding import ACME, Answer, Answering, Ask, Record, Reply, lists, page, worker
 from teei_ingest_tests.feeding import record as of
 from teei_ingest_tests.running import Home, failures
 from teei_ingest_tests.second_opinion.data import generate
@@ -36,12 +36,6 @@ DAYS = [date(2024, 1, 15) + timedelta(number) for number in range(3)]
 GLOBEX = Company("globex-inc", "550e8400-e29b-41d4-a716-446655440001")
 
 Said = dict[str, bool | None]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Answering]:
-    with answering(lists({})) as served:
-        yield served
 
 
 @pytest.fixture

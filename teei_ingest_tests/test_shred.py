@@ -18,8 +18,8 @@ from dagster._core.utils import make_new_run_id
 
 from teei_ingest.cli.app import run
 from teei_ingest.companies import load_companies
-from teei_ingest.defs.partitions import PARTITION, RANGE_START
-from teei_ingest.defs.run import COMPANY_TAG, remove_company, stop_company
+from teei_ingest.defs.partitions import COMPANY_TAG, PARTITION, RANGE_START
+from teei_ingest.defs.run import remove_company, stop_company
 from teei_ingest.errors import KeyringError, LandingError, StoreError, UsageError
 from teei_ingest.landing.landing import Landing
 from teei_ingest.landing.quarantine import Quarantine, QuarantineEntry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,7 +21,6 @@ from teei_ingest_tests.feeding import (
     ACME,
     Answering,
     Record,
-    answering,
     contract_of,
     declared,
     lists,
@@ -36,12 +35,6 @@ from teei_ingest_tests.second_opinion.server import Server
 
 DAYS = [date(2024, 1, 15) + timedelta(number) for number in range(3)]
 STREAMS = sorted(all_streams())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Answering]:
-    with answering(lists({})) as served:
-        yield served
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ from teei_ingest.store.tables import Store
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.streams import all_streams
 from teei_ingest_tests.erasing import company_of
-from teei_ingest_tests.feeding import ACME, NOW, Answering, Record, Reply, answering, lists, stored, worker
+from teei_ingest_tests.feeding import ACME, NOW, Answering, Record, Reply, lists, stored, worker
 from teei_ingest_tests.feeding import record as of
 from teei_ingest_tests.filled import killed_after
 from teei_ingest_tests.running import Home
@@ -34,12 +34,6 @@ __all__ = ["typed"]  # the fixture
 
 DAYS = [date(2024, 1, 15) + timedelta(number) for number in range(3)]
 STREAM = "benevity_volunteers"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Answering]:
-    with answering(lists({})) as served:
-        yield served
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import requests
 
-from teei_ingest.defs.queue import COMPANY_TAG
+from teei_ingest.defs.partitions import COMPANY_TAG
 from teei_ingest.defs.resources import SettingsResource
 
 _TIMEOUT_S = 10

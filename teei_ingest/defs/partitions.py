@@ -13,6 +13,7 @@ COMPANIES = dg.DynamicPartitionsDefinition(name="company")
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
+COMPANY_TAG = "teei/company"
 TYPED_TAG = "teei/typed"  # of runs that a person typed: when, in seconds since 1970
 
 
@@ -20,6 +21,25 @@ def partitions(settings: Settings) -> dg.MultiPartitionsDefinition:
     """Keys `company|day` from the first day up to and including the open one."""
     days = dg.DailyPartitionsDefinition(start_date=settings.start_date.isoformat(), end_offset=1)
     return dg.MultiPartitionsDefinition({"company": COMPANIES, "day": days})
+
+
+def known_companies(instance: dg.DagsterInstance) -> list[str]:
+    """Slugs that are partitions already."""
+    return list(instance.get_dynamic_partitions(COMPANIES.name or ""))
+
+
+def add_companies(instance: dg.DagsterInstance, slugs: Iterable[str]) -> list[str]:
+    """Make partitions of the slugs that are none yet; those that were added."""
+    known = known_companies(instance)
+    new = [slug for slug in slugs if slug not in known]
+    if new:
+        instance.add_dynamic_partitions(COMPANIES.name or "", new)
+    return new
+
+
+def are_in(tags: Mapping[str, str]) -> bool:
+    """Whether a run with these tags is one over partitions."""
+    return PARTITION in tags or RANGE_START in tags
 
 
 def key(company: str, day: date) -> str:

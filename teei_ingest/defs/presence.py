@@ -6,9 +6,9 @@ from typing import Any
 import dagster as dg
 
 from teei_ingest.contracts.base import is_directory
+from teei_ingest.defs import partitions
 from teei_ingest.defs.assets import harmless
 from teei_ingest.defs.catalog import OWNER
-from teei_ingest.defs.partitions import PARTITION, RANGE_START
 from teei_ingest.defs.resources import IngestResource, SettingsResource
 from teei_ingest.errors import TeeiError
 from teei_ingest.pipeline.presence import Present, WholeDirectory
@@ -40,7 +40,7 @@ def presence(
     context: dg.AssetExecutionContext, settings: SettingsResource, ingest: IngestResource
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Nothing happens in a run over partitions, which somebody has who selected all assets."""
-    if context.run.tags.keys() & {PARTITION, RANGE_START}:
+    if partitions.are_in(context.run.tags):
         return
     found: dict[tuple[str, str], Present] = {}
     failed: dict[tuple[str, str], TeeiError] = {}

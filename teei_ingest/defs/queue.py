@@ -11,10 +11,16 @@ from collections.abc import Iterable
 import dagster as dg
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
-from teei_ingest.defs.partitions import PARTITION, RANGE_START, split
+from teei_ingest.defs.partitions import COMPANY_TAG, PARTITION, RANGE_START, split
 
-COMPANY_TAG = "teei/company"
 SYSTEM_TAG = "teei/system."  # and the system's name, as the key: a run concerns several
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 def tags_of(company: str, assets: Iterable[str]) -> dict[str, str]:

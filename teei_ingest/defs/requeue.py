@@ -15,9 +15,9 @@ from dagster._core.events import StepMaterializationData
 from teei_ingest.companies import Company
 from teei_ingest.defs import assets, checks
 from teei_ingest.defs.build import build
-from teei_ingest.defs.partitions import key, split
+from teei_ingest.defs.partitions import COMPANY_TAG, key, split
 from teei_ingest.defs.resources import IngestResource
-from teei_ingest.defs.run import COMPANY_TAG, instance
+from teei_ingest.defs.run import instance
 from teei_ingest.errors import TeeiError
 from teei_ingest.landing.quarantine import About, Quarantine
 from teei_ingest.pipeline.ingest import REMEMBERED, Ingest, Outcome, Partition

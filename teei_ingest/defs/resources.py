@@ -5,7 +5,7 @@ Each can be replaced in a test, all in one place: `build(…)` in `defs/build.py
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from teei_ingest.vault.files import remove_dead
 from teei_ingest.vault.keys import KeyRing
 
 _Ingest = TypeVar("_Ingest", bound=Ingest)
+T = TypeVar("T")
 
 
 class SettingsResource(dg.ConfigurableResource[Any]):
@@ -65,6 +66,15 @@ class SettingsResource(dg.ConfigurableResource[Any]):
         companies = load_companies(self.settings)
         refuse_common_accounts(self.settings, companies)
         return companies
+
+
+def or_reason(work: Callable[[], T]) -> T | dg.SkipReason:
+    """What `work` gives, or why it cannot, without the cause, which Dagster would keep in its database."""
+    try:
+        return work()
+    except TeeiError as error:
+        reason = str(error)
+    return dg.SkipReason(reason)
 
 
 class CredentialsResource(dg.ConfigurableResource[Any]):

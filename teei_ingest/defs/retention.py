@@ -21,8 +21,8 @@ from dagster._core.storage.event_log.schema import (
     SqlEventLogStorageTable,
 )
 
+from teei_ingest.defs import partitions
 from teei_ingest.defs.catalog import OWNER
-from teei_ingest.defs.partitions import PARTITION, RANGE_START
 from teei_ingest.defs.resources import SettingsResource, StoreResource
 from teei_ingest.privacy import retention as rules
 from teei_ingest.privacy.audit_log import AuditLog
@@ -155,7 +155,7 @@ def retention(
     context: dg.AssetExecutionContext, settings: SettingsResource, store: StoreResource
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Nothing happens in a run over partitions, which somebody has who selected all assets."""
-    if not context.run.tags.keys() & {PARTITION, RANGE_START}:
+    if not partitions.are_in(context.run.tags):
         counts = keep(context.instance, settings.settings, store.store, datetime.now(UTC))
         yield dg.MaterializeResult(NAME, metadata=counts)
 

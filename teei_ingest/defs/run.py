@@ -30,8 +30,18 @@ from filelock import FileLock
 from sqlalchemy.exc import DBAPIError
 
 from teei_ingest.definitions import defs
-from teei_ingest.defs import processes, retention
-from teei_ingest.defs.partitions import COMPANIES, PARTITION, RANGE_END, RANGE_START, TYPED_TAG, key, split
+from teei_ingest.defs import partitions, processes, retention
+from teei_ingest.defs.partitions import (
+    COMPANIES,
+    COMPANY_TAG,
+    PARTITION,
+    RANGE_END,
+    RANGE_START,
+    TYPED_TAG,
+    key,
+    split,
+)
+from teei_ingest.defs.queue import UNFINISHED
 from teei_ingest.defs.sqlite import quicken
 from teei_ingest.errors import SettingsError, StoreError
 from teei_ingest.interrupts import Interrupts
@@ -41,15 +51,7 @@ from teei_ingest.streams import all_streams
 from teei_ingest.sync import Figures, Problem, Request, Result
 
 DEFINITIONS = "teei_ingest.definitions"
-COMPANY_TAG = "teei/company"
 PROCESS_TAG = "teei/process"  # of runs that are carried out by the process that asked for them
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 # What SQLite says, and what to do.
 _DATABASE = {
     "full": "is on a full disk: make room",
@@ -115,13 +117,13 @@ def failed_partitions(first: date | None = None, last: date | None = None) -> di
 def known_companies() -> list[str]:
     """Slugs that are partitions already."""
     with instance() as opened:
-        return list(opened.get_dynamic_partitions(COMPANIES.name or ""))
+        return partitions.known_companies(opened)
 
 
 def add_companies(slugs: Iterable[str]) -> list[str]:
     """Make partitions of the slugs that are none yet; those that were added."""
     with instance() as opened:
-        return _add(opened, slugs)
+        return partitions.add_companies(opened, slugs)
 
 
 def run(
@@ -149,7 +151,7 @@ def run(
     ):
         interrupts.check()
         _end_stuck(opened)
-        _add(opened, [request.company.slug])
+        partitions.add_companies(opened, [request.company.slug])
         keys = {dg.AssetKey(name) for stream in request.streams for name in (stream, all_streams()[stream].events)}
         job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)
         assert job is not None
@@ -214,14 +216,6 @@ def _cancel(opened: dg.DagsterInstance, run_id: str) -> None:
     made = opened.get_run_by_id(run_id)
     if made is not None and not made.is_finished:
         opened.report_run_canceled(made, message=_INTERRUPTED)
-
-
-def _add(opened: dg.DagsterInstance, slugs: Iterable[str]) -> list[str]:
-    known = set(opened.get_dynamic_partitions(COMPANIES.name or ""))
-    new = [slug for slug in slugs if slug not in known]
-    if new:
-        opened.add_dynamic_partitions(COMPANIES.name or "", new)
-    return new
 
 
 class _Told:
@@ -327,7 +321,7 @@ def stop_company(slug: str, patience_s: float = 10.0) -> int:
     run goes on elsewhere.
     """
     with instance() as opened:
-        found = [run for run in opened.get_runs(dg.RunsFilter(statuses=_UNFINISHED)) if _is_of(run, slug)]
+        found = [run for run in opened.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if _is_of(run, slug)]
         for run in found:
             with suppress(Exception):  # a launcher that does not answer; the process is asked below
                 opened.run_coordinator.cancel_run(run.run_id)
@@ -349,7 +343,7 @@ def stop_company(slug: str, patience_s: float = 10.0) -> int:
 def remove_company(slug: str) -> bool:
     """Remove a company's partitions; whether it had any."""
     with instance() as opened:
-        known = slug in opened.get_dynamic_partitions(COMPANIES.name or "")
+        known = slug in partitions.known_companies(opened)
         if known:
             opened.delete_dynamic_partition(COMPANIES.name or "", slug)
         return known

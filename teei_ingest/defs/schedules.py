@@ -7,22 +7,21 @@ on at once (`dagster.yaml`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, date
+from datetime import UTC, date, time
 
 import dagster as dg
 
 from teei_ingest.companies import Companies, Company
 from teei_ingest.defs.jobs import EVERYTHING
-from teei_ingest.defs.partitions import COMPANIES
-from teei_ingest.defs.requests import pairs, run_request, usable
-from teei_ingest.defs.resources import SettingsResource
+from teei_ingest.defs.partitions import add_companies
+from teei_ingest.defs.resources import SettingsResource, or_reason
+from teei_ingest.defs.run_requests import pairs, run_request, usable
 from teei_ingest.errors import TeeiError
 from teei_ingest.settings import Settings
 from teei_ingest.sync import Request, plan_refetch, plan_request
 from teei_ingest.vault.keys import shredded
 
-NIGHTLY = "nightly"
-HOURLY = "hourly_open_day"
+NIGHT = time(2)
 
 Plan = Callable[[Settings, Companies, str, date, Sequence[str]], Sequence[Request]]
 
@@ -32,15 +31,15 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     nightly = dg.DefaultScheduleStatus.STOPPED if settings.is_sandbox else dg.DefaultScheduleStatus.RUNNING
     return [
         _schedule(
-            NIGHTLY,
-            "0 2 * * *",
+            "nightly",
+            f"{NIGHT.minute} {NIGHT.hour} * * *",
             settings,
             nightly,
             _refetch,
             "Fetches the last closed UTC day of each company, and as many days before it as TEEI_LOOK_BACK_DAYS says.",
         ),
         _schedule(
-            HOURLY,
+            "hourly_open_day",
             "10 * * * *",
             settings,
             dg.DefaultScheduleStatus.STOPPED,
@@ -77,13 +76,9 @@ def _schedule(
         context: dg.ScheduleEvaluationContext, settings: SettingsResource
     ) -> Sequence[dg.RunRequest] | dg.SkipReason:
         now = context.scheduled_execution_time.astimezone(UTC)
-        problem = ""
-        try:
-            companies = settings.companies
-        except TeeiError as error:
-            problem = str(error)
-        if problem:
-            raise dg.Failure(problem)
+        companies = or_reason(lambda: settings.companies)
+        if isinstance(companies, dg.SkipReason):
+            raise dg.Failure(companies.skip_message)
         made: list[dg.RunRequest] = []
         for company in _in_turn(companies, now.date()):
             try:
@@ -101,7 +96,8 @@ def _schedule(
                 made.append(run_request(company.slug, one.window, pairs(one.streams), run_key))
         if not made:
             return dg.SkipReason("no company has credentials for any system: `teei doctor` says what is missing")
-        _register(context.instance, companies)
+        # A run needs its partitions: the sensor that adds them may not have ticked yet, or be stopped.
+        add_companies(context.instance, companies.slugs)
         return made
 
     return tick
@@ -112,11 +108,3 @@ def _in_turn(companies: Companies, day: date) -> list[Company]:
     found = list(companies)
     first = day.toordinal() % len(found) if found else 0
     return found[first:] + found[:first]
-
-
-def _register(instance: dg.DagsterInstance, companies: Companies) -> None:
-    """A run needs its partitions: the sensor that adds them may not have ticked yet, or be stopped."""
-    known = set(instance.get_dynamic_partitions(COMPANIES.name or ""))
-    new = [company.slug for company in companies if company.slug not in known]
-    if new:
-        instance.add_dynamic_partitions(COMPANIES.name or "", new)

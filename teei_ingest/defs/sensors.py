@@ -10,11 +10,10 @@ from hashlib import sha256
 import dagster as dg
 
 from teei_ingest.defs.jobs import EVERYTHING
-from teei_ingest.defs.partitions import COMPANIES
-from teei_ingest.defs.requests import run_request
-from teei_ingest.defs.resources import SettingsResource
-from teei_ingest.errors import TeeiError
-from teei_ingest.landing.landing import Landed, Landing
+from teei_ingest.defs.partitions import COMPANIES, known_companies
+from teei_ingest.defs.resources import SettingsResource, or_reason
+from teei_ingest.defs.run_requests import run_request
+from teei_ingest.landing.landing import Landing
 from teei_ingest.pipeline.days import Window
 from teei_ingest.streams import all_streams
 from teei_ingest.sync import ranges
@@ -31,15 +30,10 @@ from teei_ingest.vault.keys import shredded
 def companies_registry(
     context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> dg.SensorResult | dg.SkipReason:
-    reason = ""
-    slugs: tuple[str, ...] = ()
-    try:
-        slugs = tuple(c.slug for c in settings.companies if shredded(settings.settings, c) is None)
-    except TeeiError as error:
-        reason = str(error)
-    if reason:
-        return dg.SkipReason(reason)
-    known = set(context.instance.get_dynamic_partitions(COMPANIES.name or ""))
+    slugs = or_reason(lambda: [one.slug for one in settings.companies if shredded(settings.settings, one) is None])
+    if isinstance(slugs, dg.SkipReason):
+        return slugs
+    known = known_companies(context.instance)
     new = [slug for slug in slugs if slug not in known]
     if not new:
         return dg.SkipReason(f"all {len(slugs)} companies are there")
@@ -57,16 +51,10 @@ def companies_registry(
 def landings(
     context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> Sequence[dg.RunRequest] | dg.SkipReason:
-    problem = ""
-    slugs: tuple[str, ...] = ()
-    waiting: list[Landed] = []
-    try:
-        slugs = settings.companies.slugs
-        waiting = list(Landing(settings.settings).waiting())
-    except TeeiError as error:
-        problem = str(error)
-    if problem:
-        return dg.SkipReason(problem)
+    found = or_reason(lambda: (settings.companies.slugs, list(Landing(settings.settings).waiting())))
+    if isinstance(found, dg.SkipReason):
+        return found
+    slugs, waiting = found
     going = {attempt for attempt in {one.attempt for one in waiting} if _goes_on(context.instance, attempt)}
     days: dict[str, dict[str, set[date]]] = defaultdict(lambda: defaultdict(set))
     attempts: dict[tuple[str, str, date], str] = {}

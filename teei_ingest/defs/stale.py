@@ -16,10 +16,11 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from teei_ingest.companies import Companies
 from teei_ingest.defs.jobs import EVERYTHING
-from teei_ingest.defs.partitions import COMPANIES, key
-from teei_ingest.defs.queue import COMPANY_TAG
-from teei_ingest.defs.requests import pairs, run_request, usable
-from teei_ingest.defs.resources import SettingsResource
+from teei_ingest.defs.partitions import COMPANY_TAG, key, known_companies
+from teei_ingest.defs.queue import UNFINISHED
+from teei_ingest.defs.resources import SettingsResource, or_reason
+from teei_ingest.defs.run_requests import pairs, run_request, usable
+from teei_ingest.defs.schedules import NIGHT
 from teei_ingest.errors import TeeiError
 from teei_ingest.settings import Settings
 from teei_ingest.streams import all_streams
@@ -28,17 +29,9 @@ from teei_ingest.vault.keys import shredded
 
 PAUSES = (timedelta(0), timedelta(hours=1), timedelta(hours=4))  # before each try
 _PATIENCE = timedelta(hours=1)  # that the nightly runs have
-_NIGHT = time(2)
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
-class Tries:
+class _Tries:
     """When the streams of companies were tried for one day; a cursor of another day has nothing to say."""
 
     def __init__(self, cursor: str | None, day: date) -> None:
@@ -77,9 +70,9 @@ def day_due(now: datetime, zone: str) -> date:
     while True:
         closed -= timedelta(1)
         midnight = datetime.combine(closed + timedelta(1), time(0), UTC).astimezone(ZoneInfo(zone))
-        night = datetime.combine(midnight.date(), _NIGHT, midnight.tzinfo)
+        night = datetime.combine(midnight.date(), NIGHT, midnight.tzinfo)
         if night < midnight:
-            night = datetime.combine(midnight.date() + timedelta(1), _NIGHT, midnight.tzinfo)
+            night = datetime.combine(midnight.date() + timedelta(1), NIGHT, midnight.tzinfo)
         if night + _PATIENCE <= now:
             return closed
 
@@ -100,13 +93,9 @@ def stale(settings: Settings, clock: Callable[[], datetime] = _utc_now) -> dg.Se
         "schedule; again after one hour and after four, then it is left to people.",
     )
     def sensor(context: dg.SensorEvaluationContext, settings: SettingsResource) -> dg.SensorResult | dg.SkipReason:
-        problem = ""
-        try:
-            companies = settings.companies
-        except TeeiError as error:
-            problem = str(error)
-        if problem:
-            return dg.SkipReason(problem)
+        companies = or_reason(lambda: settings.companies)
+        if isinstance(companies, dg.SkipReason):
+            return companies
         return _evaluate(context, settings.settings, companies, clock())
 
     return sensor
@@ -116,9 +105,9 @@ def _evaluate(
     context: dg.SensorEvaluationContext, settings: Settings, companies: Companies, now: datetime
 ) -> dg.SensorResult:
     day = day_due(now, settings.schedule_timezone)
-    tries = Tries(context.cursor, day)
+    tries = _Tries(context.cursor, day)
     busy = _busy(context.instance)
-    known = set(context.instance.get_dynamic_partitions(COMPANIES.name or ""))
+    known = known_companies(context.instance)
     there = {name: _companies_with(context, name, day) for name in all_streams()}
     made: list[dg.RunRequest] = []
     left: list[str] = []
@@ -151,7 +140,7 @@ def _evaluate(
 
 def _busy(instance: dg.DagsterInstance) -> set[str]:
     """Companies that have a run which is queued or goes on."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     return {run.tags[COMPANY_TAG] for run in runs if COMPANY_TAG in run.tags}
 
 
@@ -164,5 +153,4 @@ def _companies_with(context: dg.SensorEvaluationContext, stream: str, day: date)
     if cached is None or partitions_def is None:
         return set()
     subset = cached.deserialize_materialized_partition_subsets(partitions_def)
-    companies = context.instance.get_dynamic_partitions(COMPANIES.name or "")
-    return {slug for slug in companies if key(slug, day) in subset}
+    return {slug for slug in known_companies(context.instance) if key(slug, day) in subset}
