@@ -8,7 +8,7 @@ from typing import Any
 
 from teei_ingest.companies import Company, load_companies
 from teei_ingest.landing.suppression import Suppressions
-from teei_ingest.pipeline.ingest import Partition
+from teei_ingest.pipeline.partition import Partition
 from teei_ingest.privacy.identity import parse_identity
 from teei_ingest.redact.tokens import Pseudonyms
 from teei_ingest.store import open_store

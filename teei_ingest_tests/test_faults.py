@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from teei_ingest.pipeline.ingest import Partition
+from teei_ingest.pipeline.partition import Partition
 from teei_ingest.sandbox.app import Sandbox
 from teei_ingest.sandbox.config import credential
 from teei_ingest.sandbox.faults import FAULTS, At, Fault, Heals, Plan

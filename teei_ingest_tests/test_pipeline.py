@@ -16,7 +16,7 @@ from deltalake.exceptions import CommitFailedError
 
 from teei_ingest.pipeline import collect
 from teei_ingest.pipeline.buffer import RowBuffer
-from teei_ingest.pipeline.ingest import Outcome, Partition
+from teei_ingest.pipeline.partition import Outcome, Partition
 from teei_ingest.store.tables import Store
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import SinceOnly

@@ -18,7 +18,7 @@ from teei_ingest.defs.partitions import by_company, key, open_day, split
 from teei_ingest.defs.resources import IngestResource, StoreResource
 from teei_ingest.errors import InternalError, TeeiError
 from teei_ingest.pipeline.days import windows
-from teei_ingest.pipeline.ingest import Outcome, Partition
+from teei_ingest.pipeline.partition import Outcome, Partition
 from teei_ingest.settings import Settings
 from teei_ingest.store.drift import ADDED, CHANGED, DROPPED, Change
 from teei_ingest.streams.base import Stream

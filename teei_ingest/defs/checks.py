@@ -19,7 +19,8 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 )
 
 from teei_ingest.defs.partitions import key
-from teei_ingest.pipeline.ingest import Ingest, Partition
+from teei_ingest.pipeline.ingest import Ingest
+from teei_ingest.pipeline.partition import Partition
 from teei_ingest.redact.audit import CONTRACT_RULES, PRIVACY_RULES, audit
 from teei_ingest.store.tables import Store
 from teei_ingest.streams.base import Stream

@@ -20,7 +20,8 @@ from teei_ingest.defs.resources import IngestResource
 from teei_ingest.defs.run import instance
 from teei_ingest.errors import TeeiError
 from teei_ingest.landing.quarantine import About, Quarantine
-from teei_ingest.pipeline.ingest import REMEMBERED, Ingest, Outcome, Partition
+from teei_ingest.pipeline.ingest import Ingest
+from teei_ingest.pipeline.partition import REMEMBERED, Outcome, Partition
 from teei_ingest.pipeline.requeue import Recorded, Requeue, Retried
 from teei_ingest.settings import Settings
 from teei_ingest.streams import all_streams

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from threading import Event
 
@@ -47,12 +47,13 @@ from teei_ingest.mapping.record import RecordMapper
 from teei_ingest.pipeline.batch import EPOCH, Batches, day_of
 from teei_ingest.pipeline.collect import Collected, Collector, OutOfOrder, settle
 from teei_ingest.pipeline.days import Window, windows
+from teei_ingest.pipeline.partition import LANDED, Figures, Outcome, Partition
 from teei_ingest.redact.apply import Redactor
 from teei_ingest.redact.policy import Policy
 from teei_ingest.redact.tighten import tighten
 from teei_ingest.redact.tokens import Pseudonyms
 from teei_ingest.settings import Settings
-from teei_ingest.store.drift import Change, Drift
+from teei_ingest.store.drift import Drift
 from teei_ingest.store.tables import Store
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.streams.base import SinceOnly
@@ -64,78 +65,6 @@ log = logging.getLogger(__name__)
 READINGS = 3
 # These concern the whole window: asking for a part of it would be refused alike, or hide what is wrong.
 FINAL = (BadCredentials, NotAllowed, RateLimited, CircuitOpen, SettingsError, Cancelled, OutOfOrder)
-
-
-@dataclass
-class Partition:
-    """What became of one day: fetched = kept + quarantined + duplicates + suppressed + out_of_window.
-
-    `carried` are rows that the source no longer sends, `late` those that it did not send when the day was read before;
-    `unchanged` says that what is stored was the same to the value, so that nothing was written. `read_by` is the run
-    that read it from the source, `requeued` are records kept that came out of the quarantine later; `broken` counts
-    what those in it broke, by field and rule. `drift` is what was noticed in the window of which this is the last day.
-    """
-
-    day: date
-    window: Window
-    fetched: int = 0
-    kept: int = 0
-    quarantined: int = 0
-    duplicates: int = 0
-    suppressed: int = 0
-    out_of_window: int = 0
-    carried: int = 0
-    late: int = 0
-    unchanged: bool = False
-    unlisted: int = 0
-    requests: int = 0
-    pages: int = 0
-    filtered_by_source: bool = True
-    from_landing: bool = False
-    lag_s: float | None = None
-    read_by: str = ""
-    requeued: int = 0
-    broken: Counter[tuple[str, str]] = field(default_factory=Counter)
-    drift: Sequence[Change] = ()
-    error: TeeiError | None = None
-
-    def about(self) -> About:
-        """What the quarantine has to remember of it."""
-        figures = {name: getattr(self, name) for name in REMEMBERED}
-        window = (self.window.first.isoformat(), self.window.last.isoformat())
-        return About(isinstance(self.error, ContractBroken), window, figures)
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every fetched record is accounted for."""
-        parts = self.kept + self.quarantined + self.duplicates + self.suppressed + self.out_of_window
-        return self.fetched == parts
-
-
-# What a landing remembers of the reading that brought it, and what the quarantine does.
-LANDED = (
-    "fetched", "kept", "quarantined", "duplicates", "suppressed", "out_of_window", "unlisted", "requests", "pages",
-    "read_by",
-)  # fmt: skip
-REMEMBERED = tuple(name for name in LANDED if name not in ("quarantined", "read_by"))
-
-
-@dataclass
-class Outcome:
-    """All days of a request, good and bad, and how long it took in seconds."""
-
-    partitions: dict[date, Partition] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def good(self) -> list[Partition]:
-        """Partitions that are complete, by day."""
-        return [p for _, p in sorted(self.partitions.items()) if p.error is None]
-
-    @property
-    def bad(self) -> list[Partition]:
-        """Partitions that failed and keep what they had, by day."""
-        return [p for _, p in sorted(self.partitions.items()) if p.error is not None]
 
 
 @dataclass(frozen=True)
@@ -286,7 +215,7 @@ class Ingest:
         outcome: Outcome,
         days: Sequence[date],
         started: Started | None,
-        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+        keep: Callable[[Outcome, Window, Collected, Figures], None],
         *,
         raw: bool,
     ) -> None:
@@ -300,7 +229,7 @@ class Ingest:
         outcome: Outcome,
         window: Window,
         started: Started | None,
-        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+        keep: Callable[[Outcome, Window, Collected, Figures], None],
         raw: bool,
         patience: _Patience,
     ) -> None:
@@ -315,19 +244,19 @@ class Ingest:
             except TeeiError as problem:  # the company's keys or its list of erasures cannot be used
                 error = problem
                 break
-        self._fail(outcome, window.days, window, error, _Figures())
+        self._fail(outcome, window.days, window, error, Figures())
 
     def _window_once(
         self,
         outcome: Outcome,
         window: Window,
         started: Started | None,
-        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+        keep: Callable[[Outcome, Window, Collected, Figures], None],
         raw: bool,
         patience: _Patience,
     ) -> None:
         """Read a window; when that breaks off, keep its complete days and read the others by halves."""
-        figures = _Figures()
+        figures = Figures()
         found = self._collector.begin(raw=raw)
         error: TeeiError | None = None
         try:
@@ -363,7 +292,7 @@ class Ingest:
         found: Collected,
         window: Window,
         started: Started | None,
-        figures: _Figures,
+        figures: Figures,
         raw: bool,
         retries: int | None,
     ) -> Collected:
@@ -398,8 +327,8 @@ class Ingest:
         outcome: Outcome,
         window: Window,
         found: Collected,
-        figures: _Figures,
-        keep: Callable[[Outcome, Window, Collected, _Figures], None],
+        figures: Figures,
+        keep: Callable[[Outcome, Window, Collected, Figures], None],
     ) -> None:
         """Keep what was read; if that fails, these days fail and no other."""
         try:
@@ -418,9 +347,7 @@ class Ingest:
         last = day_of(found.reached_ns // NS_PER_DAY) - timedelta(days=1)
         return Window(window.first, min(last, window.last)) if last >= window.first else None
 
-    def _fail(
-        self, outcome: Outcome, days: Sequence[date], window: Window, error: TeeiError, figures: _Figures
-    ) -> None:
+    def _fail(self, outcome: Outcome, days: Sequence[date], window: Window, error: TeeiError, figures: Figures) -> None:
         for day in days:
             outcome.partitions[day] = figures.apply(Partition(day, window, error=error))
 
@@ -430,7 +357,7 @@ class Ingest:
 
     # --- keeping ----------------------------------------------------------------------------------------------
 
-    def _partitions(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
+    def _partitions(self, window: Window, found: Collected, figures: Figures) -> dict[date, Partition]:
         """Counts by day; a day with too many bad records fails and keeps what it had."""
         kept = rows_by_day(found)
         made = {day: self._partition(day, window, found, kept, figures) for day in window.days}
@@ -442,7 +369,7 @@ class Ingest:
         return made
 
     def _partition(
-        self, day: date, window: Window, found: Collected, kept: Counter[date], figures: _Figures
+        self, day: date, window: Window, found: Collected, kept: Counter[date], figures: Figures
     ) -> Partition:
         """What became of a day; `kept` are the rows that stay, by day."""
         entries = found.quarantine.get(day, [])
@@ -479,7 +406,7 @@ class Ingest:
         elif not partition.balanced:
             partition.error = self._error(SourceMisbehaves, f"{day}: the counts do not add up")
 
-    def _set_aside(self, window: Window, found: Collected, figures: _Figures) -> None:
+    def _set_aside(self, window: Window, found: Collected, figures: Figures) -> None:
         """Replace the quarantine of all days of the window; before the commit, so that no record is nowhere."""
         entries = {day: found.quarantine.get(day, []) for day in window.days}
         kept = rows_by_day(found)
@@ -491,7 +418,7 @@ class Ingest:
         slug, stream = self.company.slug, self.plan.stream.name
         self._places.quarantine.replace(self._ring, slug, stream, entries, about, attempt=self._run_id)
 
-    def _commit(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
+    def _commit(self, outcome: Outcome, window: Window, found: Collected, figures: Figures) -> None:
         with self._committing(found):
             self._set_aside(window, found, figures)
             made = self._write(window, found, figures)
@@ -501,7 +428,7 @@ class Ingest:
                     self._places.landing.discard(self.company.slug, self.plan.stream.name, day)
         outcome.partitions.update(made)
 
-    def _write(self, window: Window, found: Collected, figures: _Figures) -> dict[date, Partition]:
+    def _write(self, window: Window, found: Collected, figures: Figures) -> dict[date, Partition]:
         """Replace the good days of a window in the table."""
         made = self._partitions(window, found, figures)
         good = {day: partition for day, partition in made.items() if partition.error is None}
@@ -540,7 +467,7 @@ class Ingest:
         self._vanished.replace(slug, stream.name, good, missing, now)
         store.replace(*table, changed, rows(changed))
 
-    def _land(self, outcome: Outcome, window: Window, found: Collected, figures: _Figures) -> None:
+    def _land(self, outcome: Outcome, window: Window, found: Collected, figures: Figures) -> None:
         with self._committing(found):
             self._set_aside(window, found, figures)
             made = self._partitions(window, found, figures)
@@ -584,7 +511,7 @@ class Ingest:
                 continue
             except TeeiError as problem:
                 error = problem
-            self._fail(outcome, [day], Window(day, day), error, _Figures())
+            self._fail(outcome, [day], Window(day, day), error, Figures())
             return True
 
     def _from_landing(self, outcome: Outcome, day: date) -> bool:
@@ -601,7 +528,7 @@ class Ingest:
             self._collector.extend(found, self._replay(records), window)
             settle(found, again=False)
             with self._committing(found):
-                partition = self._write(window, found, _Figures())[day]
+                partition = self._write(window, found, Figures())[day]
                 if partition.error is None:
                     places.landing.discard(slug, stream.name, day)
         finally:
@@ -641,26 +568,6 @@ def _rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
-
-
-@dataclass
-class _Figures:
-    """Requests and pages of all readings of a window."""
-
-    requests: int = 0
-    pages: int = 0
-    filtered_by_source: bool = True
-
-    def add(self, reading: Reading[Page] | None) -> None:
-        if reading is not None:
-            self.requests += reading.requests
-            self.pages += reading.pages
-            self.filtered_by_source &= reading.filtered_by_source
-
-    def apply(self, partition: Partition) -> Partition:
-        partition.requests, partition.pages = self.requests, self.pages
-        partition.filtered_by_source = self.filtered_by_source
-        return partition
 
 
 class _Patience:

@@ -27,7 +27,8 @@ from teei_ingest.landing.quarantine import About, QuarantineEntry, SealedDay
 from teei_ingest.pipeline.batch import day_of
 from teei_ingest.pipeline.collect import Collected, Collector, settle
 from teei_ingest.pipeline.days import Window
-from teei_ingest.pipeline.ingest import REMEMBERED, Ingest, Partition, Stale, rows_by_day
+from teei_ingest.pipeline.ingest import Ingest, Stale, rows_by_day
+from teei_ingest.pipeline.partition import REMEMBERED, Partition
 from teei_ingest.redact.tighten import tighten
 from teei_ingest.redact.tokens import Pseudonyms
 

@@ -14,7 +14,8 @@ from datetime import date, datetime
 
 from teei_ingest.errors import StoreError
 from teei_ingest.landing.quarantine import SealedDay
-from teei_ingest.pipeline.ingest import Partition, Stale, rows_by_day
+from teei_ingest.pipeline.ingest import Stale, rows_by_day
+from teei_ingest.pipeline.partition import Partition
 from teei_ingest.pipeline.requeue import Fate, Recorded, Requeue, partition_of
 from teei_ingest.settings import Settings
 from teei_ingest.store.vanished import Vanished

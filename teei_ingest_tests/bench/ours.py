@@ -26,7 +26,8 @@ from teei_ingest.landing.landing import Landing
 from teei_ingest.landing.quarantine import Quarantine
 from teei_ingest.mapping.plan import plan
 from teei_ingest.pipeline.days import Window
-from teei_ingest.pipeline.ingest import Ingest, Outcome, Places
+from teei_ingest.pipeline.ingest import Ingest, Places
+from teei_ingest.pipeline.partition import Outcome
 from teei_ingest.redact.apply import Redactor
 from teei_ingest.redact.policy import policy_for
 from teei_ingest.settings import Settings

@@ -15,7 +15,7 @@ import pytest
 
 from teei_ingest.contracts.base import DataClass, Kind
 from teei_ingest.mapping.plan import Field, plan
-from teei_ingest.pipeline.ingest import Partition
+from teei_ingest.pipeline.partition import Partition
 from teei_ingest.sandbox.config import SandboxConfig, environment
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Choice, Derived, SinceOnly
