@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.instance.ref import InstanceRef
 from dagster._utils.schedules import schedule_execution_time_iterator
 
@@ -19,6 +20,7 @@ from teei_ingest.defs.resources import SettingsResource
 from teei_ingest.defs.stale import PAUSES, day_due, stale
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest.streams import all_streams
+from teei_ingest.systems import all_systems
 from teei_ingest_tests.dagster_parts import ROOT
 from teei_ingest_tests.extracting import Answer, Ask, serving
 from teei_ingest_tests.running import Home
@@ -296,3 +298,11 @@ def test_a_run_that_failed_is_reported_once(
     assert len(bodies) == (0 if retried else 1)
     said = capsys.readouterr()
     assert ("could not be reached" in said.err + said.out) == (status != 200)
+
+
+def test_the_queue_limits_each_company_and_each_system() -> None:
+    queue = yaml.safe_load((ROOT / "dagster.yaml").read_text())["run_coordinator"]
+    limits = {one["key"]: one for one in queue["config"]["tag_concurrency_limits"]}
+    company = limits.pop("teei/company")
+    assert (company["value"], company["limit"]) == ({"applyLimitPerUniqueValue": True}, 1)
+    assert limits.keys() == {f"teei/system.{system}" for system in all_systems()}
