@@ -27,7 +27,7 @@ def _commits_half() -> None:
 
 def _leaves_files() -> None:
     """What is being written is recognized by nobody afterwards."""
-    files._TEMPORARY = ".part"
+    files._TEMPORARY = f".{os.getpid()}.part"
 
 
 def _skips_what_began() -> None:
