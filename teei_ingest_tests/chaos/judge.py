@@ -82,13 +82,17 @@ def judge(
     case, (disturbed, kept, undisturbed), (before, between, after) = verdict.case, runs, rows
     company, stream = group.company, case.stream
     bindings = Bindings()
-    changed = any(fault.name in WORLD for fault in case.faults)
-    may_differ = any(fault.name in ("enum-unknown", "type-changed", "unknown-fields") for fault in case.faults)
-    conflicts = any(fault.name == "record-conflicts" for fault in case.faults)
+    names = {fault.name for fault in case.faults}
+    changed = not names.isdisjoint(WORLD)
+    may_differ = not names.isdisjoint(("enum-unknown", "type-changed", "unknown-fields"))
+    conflicts = "record-conflicts" in names
+    # Two bad records without a time and with the same content are one, and the second counts as a duplicate.
+    aside = ("quarantined", "duplicates") if "bad-rows" in names and "record-twice" not in names else ("quarantined",)
     may_lack = 0
     for day in group.days:
         if figures := kept.good.get((stream, day)):
-            may_lack += figures["quarantined"] - truths[0][company, stream, day].counts.quarantined
+            usual = truths[0][company, stream, day].counts
+            may_lack += sum(figures[name] - getattr(usual, name) for name in aside)
     if not any(_sets_aside(fault, stream) for fault in case.faults):
         may_lack = 0
     may_lack += sum(fault.outcome(all_streams()[stream]) is Heals.LATER for fault in case.faults)
