@@ -1,6 +1,8 @@
 """Asset checks: `contract` and `quarantine` on each stream, `no_personal_data` on its events; for each partition.
 
-`quarantine` warns: what it finds is set aside, and the rest is complete.
+`quarantine` warns: what it finds is set aside, and the rest is complete. So does `contract` where all that it finds is
+that a day has far fewer records than usual (`pipeline/volume.py`): a check of its own would cost as much as all that it
+has to say.
 
 They are evaluated in the step that materialized, bound to the materialization, since a check of its own is skipped
 for every key of a range. What is audited is what is at rest (`redact/audit.py`).
@@ -18,7 +20,8 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
-from teei_ingest.defs.partitions import key
+from teei_ingest.defs.partitions import key, open_day
+from teei_ingest.pipeline import volume
 from teei_ingest.pipeline.ingest import Ingest
 from teei_ingest.pipeline.partition import Partition
 from teei_ingest.redact.audit import CONTRACT_RULES, PRIVACY_RULES, audit
@@ -29,6 +32,8 @@ CONTRACT = "contract"
 QUARANTINE = "quarantine"
 NO_PERSONAL_DATA = "no_personal_data"
 
+_AS_USUAL = "records: as many as such days had before"
+
 
 def specs(stream: Stream, partitions_def: dg.PartitionsDefinition[Any]) -> list[dg.AssetCheckSpec]:
     """The checks of a stream."""
@@ -37,7 +42,8 @@ def specs(stream: Stream, partitions_def: dg.PartitionsDefinition[Any]) -> list[
         dg.AssetCheckSpec(
             CONTRACT,
             asset=stream.name,
-            description=f"Every record is accounted for, and what is stored keeps the released schema of {name}.",
+            description=f"Every record is accounted for, and what is stored keeps the released schema of {name}. Warns "
+            "where a day has far fewer records than such days had before.",
             partitions_def=partitions_def,
         ),
         dg.AssetCheckSpec(
@@ -94,6 +100,7 @@ def evaluations(
     company = ingest.company.slug
     findings: Any = {}
     rows: Any = {}
+    quiet = _quiet(store, stream, ingest, good) if (CONTRACT, stream.name) in wanted else {}
     if stored and {name for name, _ in wanted} - {QUARANTINE}:
         days = [partition.day for partition in good]
         batches = store.batches(stream.contract, stream=stream.name, company=company, days=days)
@@ -118,7 +125,8 @@ def evaluations(
             }
             if name == CONTRACT:
                 found |= _sums(partition, rows.get(partition.day, 0) if stored else None)
-            yield _evaluation(name, asset, key(company, partition.day), rules, found, partition, targets)
+            low = quiet.get(partition.day) if name == CONTRACT else None
+            yield _evaluation(name, asset, key(company, partition.day), rules, found, partition, targets, low)
 
 
 def set_aside(
@@ -161,6 +169,18 @@ def discarded(
             yield set_aside(company, stream, day, 0, {}, targets)
 
 
+def _quiet(store: Store, stream: Stream, ingest: Ingest, good: Sequence[Partition]) -> dict[date, volume.Volume]:
+    """Closed days that have far fewer records than usual; what there was before is asked of the tables at once."""
+    sent = {partition.day: partition.sent for partition in good}
+    closed = [day for day in sent if day < open_day()]
+    wanted = volume.needed(closed, ingest.first_day)
+    if not wanted:
+        return {}
+    others = wanted - sent.keys()
+    before = store.counts(stream.contract, stream.name, ingest.company.slug, others) if others else {}
+    return volume.low(before | sent, closed)
+
+
 def _sums(partition: Partition, stored: int | None) -> dict[str, int]:
     """Breaches of fetched = kept + … and of stored = kept + carried, with the difference."""
     found = {}
@@ -179,14 +199,22 @@ def _evaluation(
     found: dict[str, int],
     partition: Partition,
     targets: dict[str, AssetCheckEvaluationTargetMaterializationData],
+    low: volume.Volume | None,
 ) -> dg.AssetCheckEvaluation:
-    worst = max(found, key=lambda rule: found[rule]) if found else ""
+    description, severity = None, dg.AssetCheckSeverity.ERROR
+    if found:
+        worst = max(found, key=lambda rule: found[rule])
+        description = f"{partition_key} breaks {worst} ({found[worst]} rows)"
+    elif low:
+        description, severity = f"{partition_key} has {low}", dg.AssetCheckSeverity.WARN
+        found = {_AS_USUAL: round(low.expected) - low.records}
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(asset),
         check_name=name,
         passed=not found,
+        severity=severity,
         partition=partition_key,
-        description=f"{partition_key} breaks {worst} ({found[worst]} rows)" if found else None,
+        description=description,
         metadata={
             "rules": ", ".join(rules),
             "breaches": dg.MetadataValue.json(found),

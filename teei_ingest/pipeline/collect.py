@@ -111,6 +111,8 @@ class Collector:
         finally:
             if waiting:
                 parts.append(self._work(waiting, ask, None))
+            for work in reversed(parts):
+                self._take_back(work)
             while parts:
                 self._add(found, parts.popleft())
 
@@ -130,6 +132,11 @@ class Collector:
     def _work(self, bodies: list[bytes], ask: Ask, crew: Crew | None) -> _Work:
         given = crew.take(bodies, ask) if crew is not None else None
         return _Work(bodies, ask, given, None if given is not None else self._batches(bodies, ask))
+
+    def _take_back(self, work: _Work) -> None:
+        """Do here what another process has not begun, when nothing else is left to do."""
+        if work.given is not None and work.given.cancel():
+            work.given, work.part = None, self._batches(work.bodies, work.ask)
 
     def unnamed(self, raw: bytes) -> bytes:
         """A record without references to those who are suppressed."""

@@ -115,6 +115,7 @@ class Ingest:
         self.plan = plan
         self.company = company
         self.policy = policy
+        self.first_day = places.settings.start_date
         self._tenant = tenant
         self._places = places
         self._ring = ring
@@ -455,6 +456,8 @@ class Ingest:
         missing = ids_by_day(carried)
         for day, ids in missing.items():
             good[day].carried = len(ids)
+        for day in stored.keys() & set(closed):
+            good[day].superseded = stored[day] - good[day].carried - (good[day].kept - good[day].late)
 
         def rows(days: Collection[date]) -> Callable[[], pa.RecordBatchReader]:
             chosen = carried.filter(pc.is_in(carried["day"], pa.array(days, pa.date32())))

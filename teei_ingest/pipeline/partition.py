@@ -22,10 +22,11 @@ from teei_ingest.store.drift import Change
 class Partition:
     """What became of one day: fetched = kept + quarantined + duplicates + suppressed + out_of_window.
 
-    `carried` are rows that the source no longer sends, `late` those that it did not send when the day was read before;
-    `unchanged` says that what is stored was the same to the value, so that nothing was written. `read_by` is the run
-    that read it from the source, `requeued` are records kept that came out of the quarantine later; `broken` counts
-    what those in it broke, by field and rule. `drift` is what was noticed in the window of which this is the last day.
+    `carried` are rows that the source no longer sends, `late` those that it did not send when the day was read before,
+    `superseded` those that went because a newer version of their record is stored; `unchanged` says that what is
+    stored was the same to the value, so that nothing was written. `read_by` is the run that read it from the source,
+    `requeued` are records kept that came out of the quarantine later; `broken` counts what those in it broke, by field
+    and rule. `drift` is what was noticed in the window of which this is the last day.
     """
 
     day: date
@@ -38,6 +39,7 @@ class Partition:
     out_of_window: int = 0
     carried: int = 0
     late: int = 0
+    superseded: int = 0
     unchanged: bool = False
     unlisted: int = 0
     requests: int = 0
@@ -56,6 +58,11 @@ class Partition:
         figures = {name: getattr(self, name) for name in REMEMBERED}
         window = (self.window.first.isoformat(), self.window.last.isoformat())
         return About(isinstance(self.error, ContractBroken), window, figures)
+
+    @property
+    def sent(self) -> int:
+        """Records that the source has of this day, each once, and those it had there before they changed again."""
+        return self.kept + self.quarantined + self.suppressed + self.superseded
 
     @property
     def balanced(self) -> bool:
