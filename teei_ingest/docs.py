@@ -25,6 +25,7 @@ from teei_ingest.contracts.fields import DataClass
 from teei_ingest.contracts.stored import LEADING, TEXT_AT_REST, arrow_schema, json_schema, limits, stored_type
 from teei_ingest.errors import MissingCredentials
 from teei_ingest.mapping.plan import parse, plan
+from teei_ingest.metrics.catalog import METRICS, error_types
 from teei_ingest.privacy import inventory
 from teei_ingest.privacy.report import read_proofs
 from teei_ingest.privacy.retention import rules
@@ -62,6 +63,7 @@ def blocks() -> dict[str, str]:
         "classes": _classes(),
         "fields": _fields(),
         "settings": _settings(),
+        "metrics": _metrics(),
         "retention": _retention(),
         "faults": _faults(),
         "privacy-proof": _proofs(),
@@ -130,6 +132,12 @@ def _code(*names: str) -> str:
 
 def _sentence(text: str | None) -> str:
     return (text or "").strip().splitlines()[0]
+
+
+def _metrics() -> str:
+    rows = [[_code(one.name), one.kind, _code(*one.labels) or "none", one.help] for one in METRICS]
+    kinds = f"`error_type` is one of {_code(*error_types())}.\n"
+    return _table(["Metric", "Kind", "Labels", "What it is"], rows) + "\n" + kinds
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from pydantic import (
 )
 
 from teei_ingest.errors import SettingsError
+from teei_ingest.logs import Format, Level
 
 SANDBOX_MASTER_KEY = base64.b64encode(b"sandbox only, never in production"[:32]).decode()
 SANDBOX_FILE = "sandbox.json"
@@ -218,6 +219,11 @@ class Settings(BaseModel):
         description="Hours that a landed stream waits for its events, then it goes.",
     )
     quarantine_ttl_d: float = Field(default=30.0, gt=0, description="Days that quarantined records are kept, sealed.")
+    webhooks_ttl_d: float = Field(
+        default=7.0,
+        ge=1,
+        description="Days that the ids of webhook deliveries are kept, as keyed hashes, to tell a repeated one.",
+    )
     events_ttl_d: int | None = Field(
         default=None,
         gt=0,
@@ -236,6 +242,23 @@ class Settings(BaseModel):
         description="Days that files are kept in which Dagster put what steps printed; the project's `dagster.yaml` "
         "has it put them nowhere.",
     )
+    gateway_wait_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds that a call of the HTTP interface waits for its run; then it is answered where to ask.",
+    )
+    gateway_runs: int = Field(
+        default=2, ge=1, le=64, description="Runs at a time that the HTTP interface starts, one for each company."
+    )
+    gateway_rate: int = Field(
+        default=120, ge=1, description="Calls a minute that a token of the HTTP interface may make."
+    )
+    log_format: Format = Field(
+        default="auto",
+        description="Form of the log on standard error: `json`, a JSON object a line; `text`, for people; `auto`, text "
+        "on a terminal and JSON elsewhere, but nothing from commands that end by themselves, which say what they did.",
+    )
+    log_level: Level = Field(default="info", description="Least level that is logged: debug, info, warning or error.")
     actor: str | None = Field(
         default=None,
         description="Who acts, for the audit log, where the operating system's user says little (a service's account).",

@@ -22,7 +22,11 @@ from teei_ingest.streams.base import Stream
 from teei_ingest.vault.credentials import refuse_common_accounts, resolve, status
 from teei_ingest.vault.keys import refuse_shredded
 
-# The seed service's connectors are a stream each, but for these.
+# The seed service's connectors are a stream each, but for these; in its order, which a later stream comes after.
+_CONNECTOR_ORDER = (
+    *("benevity-volunteers", "benevity-donations", "goodera-volunteers", "goodera-donations", "workday-directory"),
+    *("kintell-enrollments", "upskilling-enrollments", "buddy-data", "mentorship-placements"),
+)
 _CONNECTORS = {
     "kintell_sessions": "kintell-enrollments",
     "buddy_matches": "buddy-data",
@@ -71,7 +75,8 @@ class Problem:
 class Result:
     """One run: a company, a window, some streams. `run_id` is Dagster's; `ended` is UTC.
 
-    `broken` says that the run ended in a way that no problem explains.
+    `notes` is what is no problem and has to be looked at; `broken` says that the run ended in a way that no problem
+    explains.
     """
 
     company: str
@@ -79,6 +84,7 @@ class Result:
     run_id: str
     streams: dict[str, Figures]
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     broken: str = ""
     ended: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -224,6 +230,7 @@ def merged(results: Sequence[Result]) -> Result:
         run_id=" ".join(one.run_id for one in results),
         streams=total(results),
         problems=sorted((p for one in results for p in one.problems), key=lambda p: (p.stream, p.day)),
+        notes=[note for one in results for note in one.notes],
         broken="; ".join(one.broken for one in results if one.broken),
     )
 
@@ -248,18 +255,34 @@ def summary_key(stream: str) -> str:
     return _SUMMARY_KEYS.get(stream, stream.removeprefix(f"{system}_"))
 
 
+def connectors() -> dict[str, list[str]]:
+    """The seed service's connectors in its order, each with its streams."""
+    found: dict[str, list[str]] = {name: [] for name in _CONNECTOR_ORDER}
+    for name in all_streams():
+        found.setdefault(connector(name), []).append(name)
+    return found
+
+
 def reply(result: Result) -> dict[str, Any]:
     """The seed service's reply: for one stream its own, for several that of all connectors."""
     names = list(result.streams)
-    if len(names) == 1:
-        return _single(result, names)
-    by_connector: dict[str, list[str]] = {}
-    for name in names:
-        by_connector.setdefault(connector(name), []).append(name)
-    results = []
-    for name, streams in by_connector.items():
-        data = _single(result, streams)
-        results.append({"connector": name, "status": "fulfilled" if data["success"] else "rejected", "data": data})
+    return reply_of(result, names) if len(names) == 1 else reply_of_all(result)
+
+
+def reply_of_all(result: Result, left_out: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The seed service's reply for all connectors; `left_out` are those that could not be asked, and why.
+
+    They count as failed; `success` is about the others.
+    """
+    results: list[dict[str, Any]] = []
+    for name, all_of_it in connectors().items():
+        streams = [stream for stream in all_of_it if stream in result.streams]
+        if left_out and name in left_out:
+            results.append({"connector": name, "status": "rejected", "reason": left_out[name]})
+        elif streams:
+            data = reply_of(result, streams)
+            told = {"status": "fulfilled"} if data["success"] else {"status": "rejected", "reason": _reason(data)}
+            results.append({"connector": name, **told, "data": data})
     failed = sum(item["status"] == "rejected" for item in results)
     return {
         "success": result.success,
@@ -268,7 +291,13 @@ def reply(result: Result) -> dict[str, Any]:
     }
 
 
-def _single(result: Result, names: Collection[str]) -> dict[str, Any]:
+def _reason(data: Mapping[str, Any]) -> str:
+    first, *more = data["errors"]
+    return f"{first['message']}{f' (and {len(more)} more errors)' if more else ''}"
+
+
+def reply_of(result: Result, names: Collection[str]) -> dict[str, Any]:
+    """The seed service's reply for one connector, which these streams make up."""
     total = sum((result.streams[name] for name in names), Figures())
     problems = [problem for problem in result.problems if problem.stream in names]
     errors = [{"stream": p.stream, "day": p.day.isoformat(), "code": p.code, "message": p.message} for p in problems]

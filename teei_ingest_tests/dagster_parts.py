@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import dagster as dg
+import yaml
 from dagster._core.definitions.partitions.context import partition_loading_context
 
 from teei_ingest.defs.partitions import key
@@ -164,11 +165,20 @@ def check_statuses(
     return {name: by_key.get(name, "MISSING") for name in partition_keys}
 
 
-def prepare_home(home: Path, environ: Mapping[str, str], companies: Iterable[str] = ()) -> dict[str, str]:
-    """Make a TEEI_HOME for a sandbox's variables, with a Dagster home in it; the environment for commands in it."""
+def prepare_home(
+    home: Path, environ: Mapping[str, str], companies: Iterable[str] = (), more: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Make a TEEI_HOME for a sandbox's variables, with a Dagster home in it; the environment for commands in it.
+
+    `more` is what its `dagster.yaml` has beside the project's.
+    """
     (home / "dagster").mkdir(parents=True, mode=0o700)
     (home / "sandbox.json").write_text(json.dumps({"environment": dict(environ)}))
-    (home / "dagster" / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
+    settings = home / "dagster" / "dagster.yaml"
+    if more:
+        settings.write_text(yaml.safe_dump(yaml.safe_load((ROOT / "dagster.yaml").read_text()) | dict(more)))
+    else:
+        settings.symlink_to(ROOT / "dagster.yaml")
     with instance_in(home) as instance:  # processes that make its databases at the same time spoil them
         instance.add_dynamic_partitions("company", list(companies))
     return activated() | {"TEEI_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
@@ -188,15 +198,20 @@ def instance_in(home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @contextmanager
-def process(command: Sequence[str], log: Path, *, env: Mapping[str, str], cwd: Path = ROOT) -> Iterator[None]:
-    """A server as long as the block lasts, with what it prints in a file; it ends with all its children."""
+def process(
+    command: Sequence[str], log: Path, *, env: Mapping[str, str], cwd: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server as long as the block lasts, with what it prints in a file; it ends with all its children.
+
+    Only `kill` may end it before.
+    """
     with log.open("wb") as output:
         started = subprocess.Popen(
             command, cwd=cwd, env=dict(env), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield
-        assert started.poll() is None, log.read_text()
+        yield started
+        assert started.poll() in (None, -signal.SIGKILL), log.read_text()
     finally:
         started.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -239,6 +254,14 @@ class GraphQL:
         assert "errors" not in answer, answer["errors"]
         data: dict[str, Any] = answer["data"]
         return data
+
+    def is_up(self) -> bool:
+        """Whether the webserver answers and its code is loaded."""
+        query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { __typename } }"""
+        with suppress(OSError):
+            node = self(query, key={"path": ["benevity_volunteers"]})["assetNodeOrError"]
+            return bool(node["__typename"] == "AssetNode")
+        return False
 
     def companies(self) -> list[str]:
         """Companies that are partitions of an asset, once the webserver is up and its code is loaded; else none."""

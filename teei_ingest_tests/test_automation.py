@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,13 +15,17 @@ import yaml
 from dagster._core.instance.ref import InstanceRef
 from dagster._utils.schedules import schedule_execution_time_iterator
 
+from teei_ingest.companies import load_companies
 from teei_ingest.defs.build import build
 from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key
 from teei_ingest.defs.resources import SettingsResource
 from teei_ingest.defs.stale import PAUSES, day_due, stale
+from teei_ingest.landing.landing import Landing
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
+from teei_ingest.vault.keys import KeyRing, tombstone
+from teei_ingest.webhooks.deliveries import Deliveries, Delivery
 from teei_ingest_tests.dagster_parts import ROOT
 from teei_ingest_tests.extracting import Answer, Ask, serving
 from teei_ingest_tests.running import Home
@@ -160,6 +165,65 @@ def test_a_zone_that_does_not_exist(place: Home) -> None:
     place.environ["TEEI_SCHEDULE_TIMEZONE"] = "Europe/Atlantis"
     with pytest.raises(Exception, match="IANA name of a time zone"):
         build(place.environ)
+
+
+# --- who is there -----------------------------------------------------------------------------------------------------
+
+
+def register(place: Home, *slugs: str) -> None:
+    """The registry has these companies, in this order."""
+    entries = [{"id": CONFIG.id_of(slug), "slug": slug, "name": slug} for slug in slugs]
+    Path(place.environ["TEEI_COMPANIES"]).write_text(yaml.safe_dump({"companies": entries}))
+
+
+def test_a_company_becomes_a_partition_and_stays_one(place: Home, instance: dg.DagsterInstance) -> None:
+    """The process that evaluates sensors lives long, and sees each change of the file all the same."""
+    repository = build(place.environ).get_repository_def()
+    resources = {"settings": repository.get_top_level_resources()["settings"]}
+
+    def added() -> list[str]:
+        with dg.build_sensor_context(instance, repository_def=repository, resources=resources) as context:
+            said = repository.get_sensor_def("companies_registry").evaluate_tick(context)
+        new = [key for request in said.dynamic_partitions_requests or [] for key in request.partition_keys]
+        instance.add_dynamic_partitions(COMPANIES.name or "", new)
+        return new
+
+    assert (added(), added()) == (SLUGS, [])
+    register(place, "globex-inc", "umbrella-co")
+    assert (added(), added()) == (["umbrella-co"], [])
+    assert instance.get_dynamic_partitions(COMPANIES.name or "") == [*SLUGS, "umbrella-co"]
+    Path(place.environ["TEEI_COMPANIES"]).write_text("companies: none\n")
+    assert added() == []
+
+
+@pytest.mark.parametrize("how", ["out of the file", "being shredded"])
+def test_who_has_left_is_asked_for_no_more(place: Home, instance: dg.DagsterInstance, how: str) -> None:
+    gone, *others = SLUGS
+    for company in load_companies(place.settings):
+        ring = KeyRing.open(place.settings, company)
+        Landing(place.settings).write(ring, company.slug, "buddy_matches", NIGHT.date(), {}, [], attempt="a")
+        delivery = Delivery(company.slug.encode(), company.slug, "goodera_donations", NIGHT.date(), 0)
+        Deliveries(place.settings).add([delivery])
+    company = load_companies(place.settings).get(gone)
+    if how == "out of the file":
+        instance.add_dynamic_partitions(COMPANIES.name or "", SLUGS)
+        register(place, *others)
+    else:
+        instance.add_dynamic_partitions(COMPANIES.name or "", others)
+        tombstone(place.settings, company).write_text(json.dumps({"ended": ""}))
+    sensor = build(place.environ).get_repository_def().get_sensor_def
+    looks = {
+        "nightly": lambda: tick(place, instance, "nightly"),
+        "hourly_open_day": lambda: tick(place, instance, "hourly_open_day"),
+        "landings": lambda: look(place, instance, sensor("landings")),
+        "webhook_deliveries": lambda: look(place, instance, sensor("webhook_deliveries")),
+        "stale": lambda: look(place, instance, stale(place.settings, lambda: NIGHT + timedelta(hours=2))),
+    }
+    for name, said in looks.items():
+        asked_of = {first.partition("|")[0] for first, _, _ in asked(said().run_requests).values()}
+        assert asked_of == set(others), name
+    assert look(place, instance, sensor("companies_registry")).skip_message == "all 2 companies are there"
+    assert (gone in instance.get_dynamic_partitions(COMPANIES.name or "")) == (how == "out of the file")
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def test_files_go_by_their_age(place: Home) -> None:
     gone = [old_file(folder / f"2024-01-01.{end}", days + 0.1) for folder, end, days in folders.values()]
     left = [old_file(folder / f"2024-01-02.{end}", days - 0.1) for folder, end, days in folders.values()]
     store = open_store(settings)
-    wanted = {"events": 0, "landing": 1, "quarantine": 1, "compute_log": 1}
+    wanted = {"events": 0, "landing": 1, "quarantine": 1, "compute_log": 1, "webhooks": 0}
     assert keep(settings, store, late(0), dry_run=True) == wanted
     assert all(path.exists() for path in gone)
     assert keep(settings, store, late(0)) == wanted
@@ -264,7 +264,9 @@ def test_the_asset_says_what_went_and_the_audit_log_that_it_did(place: Home) -> 
     assert result.success, failures(result)
     (made,) = result.asset_materializations_for_node("keep_rules")
     figures = {name: value.value for name, value in made.metadata.items()}
-    assert figures == {"events": 4, "landing": 0, "quarantine": 0, "compute_log": 0, "runs": 0, "run_log": 0}
+    assert figures == {
+        "events": 4, "landing": 0, "quarantine": 0, "compute_log": 0, "webhooks": 0, "runs": 0, "run_log": 0,
+    }  # fmt: skip
     started, done = AuditLog(place.settings).entries()
     assert (started["what"], done["what"]) == ("retention.started", "retention.done")
     assert started["details"] == {rule.variable: rule.days for rule in rules(Settings.load(place.environ))}
@@ -286,5 +288,5 @@ def test_a_rule_for_each_kind_of_thing_names_its_variable(place: Home) -> None:
     found = rules(Settings.load({**place.environ, "TEEI_LANDING_TTL_H": "36"}))
     assert {rule.variable for rule in found} <= known
     assert {rule.name: rule.days for rule in found} == {
-        "events": None, "landing": 1.5, "quarantine": 30, "run_log": 90, "compute_log": 7,
+        "events": None, "landing": 1.5, "quarantine": 30, "webhooks": 7, "run_log": 90, "compute_log": 7,
     }  # fmt: skip

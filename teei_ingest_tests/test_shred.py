@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.utils import make_new_run_id
 
 from teei_ingest.cli.app import run
 from teei_ingest.companies import load_companies
+from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.defs.partitions import COMPANY_TAG, PARTITION, RANGE_START
 from teei_ingest.defs.run import remove_company, stop_company
 from teei_ingest.errors import KeyringError, LandingError, StoreError, UsageError
@@ -31,7 +33,7 @@ from teei_ingest.privacy.shred import Certificate, shred
 from teei_ingest.redact.tokens import Pseudonyms
 from teei_ingest.store import open_store
 from teei_ingest.store.rotations import Rotation, Rotations, Stage
-from teei_ingest.store.tables import Store
+from teei_ingest.store.tables import Store, contracts
 from teei_ingest.sync import plan_request
 from teei_ingest.vault.keys import KeyRing, has_ring, shredded, tombstone
 from teei_ingest_tests.dagster_parts import BIN, eventually, instance_in
@@ -158,6 +160,57 @@ def test_a_rotation_of_others_that_was_interrupted_comes_first(place: Filled) ->
     assert has_ring(place.settings, place.company())
     rotations.forget(GLOBEX)
     assert end(place).ended
+
+
+# --- what it takes along --------------------------------------------------------------------------------------------
+
+
+def exported(folder: Path) -> dict[str, dict[str, Any]]:
+    """All rows of the files by event id; each is of the table that it is called after."""
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    found: dict[str, dict[str, Any]] = {}
+    for contract in contracts():
+        path = folder / f"{contract.table}.parquet"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        table = pq.read_table(path)
+        assert table.schema.equals(arrow_schema(contract))
+        found |= {row["event_id"]: row for row in table.to_pylist()}
+    assert len(list(folder.iterdir())) == len(contracts())
+    return found
+
+
+EXPORT_STEPS: list[tuple[Any, str, int]] = [(module, "_write", 1), (module, "export", 1), (module, "_write", 2)]
+
+
+def test_its_events_are_in_files_before_they_go(place: Filled, tmp_path: Path) -> None:
+    mine, others, below = place.rows(0), place.rows(1), tmp_path / "exports"
+    for owner, name, times in EXPORT_STEPS:
+        with killed_after(owner, name, times):
+            end(place, export_to=below)
+        assert place.rows(0) == mine
+    made = end(place)  # and whatever goes on with it knows where to
+    assert exported(below / ACME) == mine
+    assert made.exported_to == str(below / ACME)
+    assert sum((made.exported or {}).values()) == len(mine)
+    assert made.remains[-1].startswith(f"In {below / ACME}: its events")
+    assert (place.rows(0), place.rows(1)) == ({}, others)
+    assert list(AuditLog(place.settings).entries(ACME))[-1]["counts"]["exported"] != "0"
+
+
+def test_a_folder_that_cannot_be_used_begins_nothing(place: Filled, tmp_path: Path) -> None:
+    mine, below = place.rows(0), tmp_path / "exports"
+    (below / ACME).mkdir(parents=True)
+    (below / ACME / "volunteer_events.parquet").write_bytes(b"of another company that was called so")
+    (tmp_path / "file").touch()
+    for folder, says in ((below, "holds files already: name another folder"), (tmp_path / "file", "cannot be written")):
+        with pytest.raises(UsageError, match=says):
+            end(place, export_to=folder)
+    assert shredded(place.settings, place.company()) is None
+    assert place.rows(0) == mine
+    with killed_after(module, "_write", 2):
+        end(place)
+    with pytest.raises(UsageError, match="acme-corp: its rows may have gone in part: do it without an export"):
+        end(place, export_to=tmp_path / "late")
 
 
 # --- afterwards -----------------------------------------------------------------------------------------------------
@@ -301,6 +354,25 @@ def test_the_command(shell: Filled, capsys: pytest.CaptureFixture[str]) -> None:
         (False, True),
         (True, False),
     ]
+
+
+def test_offboarding(shell: Filled, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    mine = shell.rows(0)
+    offboard = ["companies", "offboard", ACME, "--export", str(tmp_path / "exports")]
+    assert [run(offboard), run([*offboard, "--confirm", GLOBEX])] == [2, 2]
+    assert "--confirm is not the company that is to leave: nothing was done" in capsys.readouterr().err
+    assert run(["companies", "offboard", "nobody", "--confirm", "nobody"]) == 2
+    assert (shell.rows(0), run(["companies", "sync"])) == (mine, 0)
+    capsys.readouterr()
+    assert run([*offboard, "--confirm", ACME, "--why", "contract ended"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in (f"{len(mine)} rows to", "partitions removed", "Now take acme-corp out of the companies file."):
+        assert text in shown
+    assert (exported(tmp_path / "exports" / ACME), shell.rows(0)) == (mine, {})
+    assert run([*offboard, "--confirm", ACME]) == 2
+    assert "was shredded at" in capsys.readouterr().err
+    with instance_in(shell.settings.home) as opened:
+        assert opened.get_dynamic_partitions("company") == [GLOBEX]
 
 
 @pytest.mark.long

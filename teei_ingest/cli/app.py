@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import resource
 import sys
+import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, NoReturn
@@ -13,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from teei_ingest import logs
 from teei_ingest.cli import (
     audit,
     check,
@@ -20,6 +24,7 @@ from teei_ingest.cli import (
     conformance,
     drift,
     erase,
+    gateway,
     keys,
     person,
     play,
@@ -29,11 +34,13 @@ from teei_ingest.cli import (
     setup,
     shred,
     sync,
+    token,
     vanished,
 )
 from teei_ingest.errors import SettingsError, TeeiError
 from teei_ingest.interrupts import INTERRUPTED, die_of_interrupts, raise_interrupts
 
+_log = logging.getLogger("teei_ingest.cli")
 app = typer.Typer(
     name="teei",
     no_args_is_help=True,
@@ -58,6 +65,8 @@ app.add_typer(companies.app, name="companies", rich_help_panel=SET_UP)
 app.command("sync", rich_help_panel=WORK)(sync.sync)
 app.command("sql", rich_help_panel=WORK)(query.sql)
 app.command("streams", rich_help_panel=WORK)(query.streams)
+app.command("gateway", rich_help_panel=WORK)(gateway.gateway)
+app.add_typer(token.app, name="token", rich_help_panel=WORK)
 app.command("health", rich_help_panel=WATCH)(check.health)
 app.command("doctor", rich_help_panel=WATCH)(check.doctor)
 app.command("conformance", rich_help_panel=WATCH)(conformance.conformance)
@@ -106,6 +115,20 @@ def run(arguments: Sequence[str]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     debug = "--debug" in arguments[:end]
     arguments = [word for at, word in enumerate(arguments) if word != "--debug" or at > end]
+    with logs.bound(correlationId=str(uuid.uuid4())):
+        begun, code = time.monotonic(), _carried_out(arguments, debug)
+        told = {"exitCode": code, "duration": round((time.monotonic() - begun) * 1000)}
+        _log.info(f"teei {_command(arguments)} ended", extra=told)
+        return code
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command's name alone: what comes behind it may be personal."""
+    names = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
+    return arguments[0] if arguments and arguments[0] in names else "…"
+
+
+def _carried_out(arguments: Sequence[str], debug: bool) -> int:
     try:
         code = app(arguments, prog_name="teei", standalone_mode=False, obj=debug)
     except KeyboardInterrupt:  # before the command or after it
@@ -135,7 +158,7 @@ def _explained(error: BaseException) -> int:
         _say(str(error))
         return error.exit_code
     if isinstance(error, ModuleNotFoundError):
-        _say(f"{error.name} is not installed: `make setup`, or pip install 'teei-ingest[sandbox]'")
+        _say(f"{error.name} is not installed: `make setup`, or pip install 'teei-ingest[gateway,sandbox]'")
         return SettingsError.exit_code
     # Its text may hold a record's value.
     _say(f"unexpected {type(error).__name__}; the same command with --debug shows where")
@@ -160,6 +183,9 @@ def _usage(error: TyperException) -> str:
 def _say(message: str) -> None:
     from teei_ingest.cli.output import err
 
+    if logs.is_json():
+        _log.error(message)
+        return
     err().print(f"[bold red]teei:[/] {_escaped(message)}", soft_wrap=True, highlight=False)
 
 
@@ -171,8 +197,6 @@ def _escaped(text: str) -> str:
 
 def _prepare() -> None:
     """What is kept is for this user alone, nothing is dumped, and no log shows a query string."""
-    import logging
-
     gc.set_threshold(_GARBAGE)
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

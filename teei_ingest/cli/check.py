@@ -12,25 +12,11 @@ import typer
 from teei_ingest.cli.complete import company_slugs
 
 if TYPE_CHECKING:
-    from teei_ingest.companies import Companies, Company
-    from teei_ingest.extract.circuit import Down
+    from teei_ingest.companies import Companies
+    from teei_ingest.health import Pulse
     from teei_ingest.settings import Settings
 
-HEALTHY, UNHEALTHY, UNCONFIGURED = "healthy", "unhealthy", "unconfigured"
-_AT_ONCE = 16
 _CLOCK_WARN_S, _CLOCK_FAIL_S = 30, 300
-
-
-@dataclass(frozen=True)
-class Pulse:
-    """How a company's system is: `healthy`, `unhealthy` or `unconfigured`; `problem` says what to do."""
-
-    company: str
-    system: str
-    status: str
-    response_ms: float | None = None
-    problem: str = ""
-    down: Down | None = None
 
 
 def health(
@@ -48,6 +34,7 @@ def health(
     from teei_ingest.cli.output import as_json, err
     from teei_ingest.companies import load_companies
     from teei_ingest.errors import SourceError
+    from teei_ingest.health import UNHEALTHY, pulses
 
     settings = home.settle()
     companies = load_companies(settings)
@@ -62,36 +49,9 @@ def health(
         raise typer.Exit(SourceError.exit_code)
 
 
-def pulses(settings: Settings, companies: Companies, asked: Sequence[Company]) -> list[Pulse]:
-    """The pulse of every system of these companies, in order; each is asked for at the same time."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    pairs = [(company, system) for company in asked for system in company.systems]
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        return list(threads.map(lambda pair: _pulse(settings, companies, *pair), pairs))
-
-
-def _pulse(settings: Settings, companies: Companies, company: Company, system: str) -> Pulse:
-    from teei_ingest.errors import TeeiError
-    from teei_ingest.extract.probe import probe
-    from teei_ingest.systems import all_systems
-    from teei_ingest.vault.credentials import resolve, status
-
-    if status(settings, companies, company, system).state == UNCONFIGURED:
-        return Pulse(company.slug, system, UNCONFIGURED)
-    try:
-        credentials = resolve(settings, companies, company, system)
-        answer = probe(all_systems()[system], credentials, settings)
-    except TeeiError as error:
-        return Pulse(company.slug, system, UNHEALTHY, problem=error.message)
-    if answer.error:
-        problem = f"{answer.down}, or now by `teei sync`" if answer.down else answer.error.message
-        return Pulse(company.slug, system, UNHEALTHY, problem=problem, down=answer.down)
-    return Pulse(company.slug, system, HEALTHY, round(answer.response_ms, 1))
-
-
 def _reply(found: Sequence[Pulse]) -> dict[str, Any]:
     """In the style of the seed service's `/integrations/health`."""
+    from teei_ingest.health import HEALTHY, UNCONFIGURED, UNHEALTHY
     from teei_ingest.systems import all_systems
 
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -125,6 +85,7 @@ def _show_health(found: Sequence[Pulse]) -> None:
     from rich.text import Text
 
     from teei_ingest.cli.output import FAIL, NONE, OK, mark, out, table
+    from teei_ingest.health import HEALTHY, UNCONFIGURED, UNHEALTHY
     from teei_ingest.systems import all_systems
 
     systems = [name for name in all_systems() if any(pulse.system == name for pulse in found)]
@@ -144,6 +105,8 @@ def _show_health(found: Sequence[Pulse]) -> None:
 
 
 def _by_problem(found: Sequence[Pulse]) -> dict[str, list[Pulse]]:
+    from teei_ingest.health import UNHEALTHY
+
     problems: dict[str, list[Pulse]] = {}
     for pulse in found:
         if pulse.status == UNHEALTHY:
@@ -336,7 +299,7 @@ def _credentials(settings: Settings, companies: Companies) -> Iterator[Finding]:
             if each.state == "incomplete":
                 text = f"{company.slug}: those of {system} cannot be used"
                 others.append(Finding(FAIL, "credentials", text, each.problem))
-            elif each.state == UNCONFIGURED:
+            elif each.state == "unconfigured":
                 remedy = f"set {', '.join(each.missing)}; or take {system} out of its systems"
                 state = NONE if configured else WARN
                 others.append(Finding(state, "credentials", f"{company.slug}: none of {system}", remedy))
@@ -348,6 +311,7 @@ def _credentials(settings: Settings, companies: Companies) -> Iterator[Finding]:
 
 def _reachable(settings: Settings, companies: Companies) -> Iterator[Finding]:
     from teei_ingest.cli.output import FAIL, OK
+    from teei_ingest.health import HEALTHY, pulses
 
     found = pulses(settings, companies, list(companies))
     well = [pulse for pulse in found if pulse.status == HEALTHY]

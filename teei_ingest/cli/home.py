@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from teei_ingest import logs
 from teei_ingest.errors import SettingsError
 from teei_ingest.settings import SANDBOX_FILE, Settings, project_root
 from teei_ingest.vault.files import os_errors, private_folder, replacing
@@ -21,6 +22,7 @@ def settle() -> Settings:
     """The settings; both homes are set in the environment then, for Dagster and for children."""
     settings = Settings.load()
     os.environ.update(variables(settings))
+    logs.configure(settings.log_format, settings.log_level, quiet=True)
     return settings
 
 

@@ -106,6 +106,7 @@ def _variables(company: Company, home: Path) -> str:
     import os
 
     from teei_ingest.systems import all_systems
+    from teei_ingest.webhooks.signatures import SYSTEMS as WEBHOOKS
 
     lines = [
         "# Read by `teei` and by every Dagster command started in this folder; it wins over the environment.",
@@ -125,7 +126,8 @@ def _variables(company: Company, home: Path) -> str:
         if system.shared_credential:
             internal = system.shared_credential
             continue
-        lines += [f"# {system.name.upper()}_{company.variable}_{name.upper()}=" for name in system.credentials]
+        names = (*system.credentials, "webhook_secret") if system.name in WEBHOOKS else system.credentials
+        lines += [f"# {system.name.upper()}_{company.variable}_{name.upper()}=" for name in names]
     if internal:
         lines += ["", "# One key for all internal systems", f"# {internal}_{company.variable}_API_KEY="]
     return "\n".join([*lines, ""])

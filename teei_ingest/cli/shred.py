@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from teei_ingest.cli.complete import company_slugs
+
+if TYPE_CHECKING:
+    from teei_ingest.privacy.shred import Certificate
 
 
 def shred(
@@ -28,30 +32,51 @@ def shred(
 
         teei shred --company acme-corp --confirm acme-corp --why "contract ended"
     """
-    from teei_ingest.cli import home
-    from teei_ingest.cli.output import OK, as_json, err, line, out
-    from teei_ingest.companies import load_companies
+    from teei_ingest.cli.output import as_json
     from teei_ingest.errors import UsageError
-    from teei_ingest.privacy.shred import shred as destroy
 
-    settings = home.settle()
     if confirm != company:
         raise UsageError("--confirm is not the same as --company: nothing was destroyed")
-    known = load_companies(settings).get(company)
-    home.prepare_dagster_home(settings)
-    with err().status(f"shredding {company}"):
-        from teei_ingest.defs.run import remove_company, stop_company
-
-        made, path = destroy(
-            settings, known, stop=lambda: stop_company(company), forget=lambda: remove_company(company), why=why
-        )
+    made, path = destroy(company, why=why)
     if json:
         as_json(made.as_json())
-        return
+    else:
+        show(made, path)
+
+
+def destroy(slug: str, *, export_to: Path | None = None, why: str) -> tuple[Certificate, Path]:
+    """Shred a company of the registry; the certificate and its file."""
+    from teei_ingest.cli import home
+    from teei_ingest.cli.output import err
+    from teei_ingest.companies import load_companies
+    from teei_ingest.privacy import shred
+
+    settings = home.settle()
+    known = load_companies(settings).get(slug)
+    home.prepare_dagster_home(settings)
+    with err().status(f"shredding {slug}"):
+        from teei_ingest.defs.run import remove_company, stop_company
+
+        return shred.shred(
+            settings,
+            known,
+            stop=lambda: stop_company(slug),
+            forget=lambda: remove_company(slug),
+            export_to=export_to,
+            why=why,
+        )
+
+
+def show(made: Certificate, path: Path) -> None:
+    """A certificate, and where it is."""
+    from teei_ingest.cli.output import OK, line, out
+
     rows, files = made.rows or {}, made.files or {}
     held = ", ".join(f"{purpose} v{version}" for purpose, version in made.keys.items()) or "none found"
-    line(OK, "company", f"{company} ({made.company_id}), {made.started} … {made.ended}")
+    line(OK, "company", f"{made.company} ({made.company_id}), {made.started} … {made.ended}")
     line(OK, "runs", f"{made.runs_stopped} ended; partitions {'removed' if made.partition_removed else 'had none'}")
+    if made.exported is not None:
+        line(OK, "exported", f"{sum(made.exported.values()):,} rows to {made.exported_to}")
     line(OK, "rows", f"{sum(rows.values()):,}: " + ", ".join(f"{name} {count:,}" for name, count in rows.items()))
     line(OK, "files", ", ".join(f"{kind} {count:,}" for kind, count in files.items()))
     line(OK, "keys", f"destroyed: {held}")

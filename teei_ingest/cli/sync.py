@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from teei_ingest.settings import Settings
     from teei_ingest.sync import Figures, Problem, Request, Result
 
+_NOTES = 10  # warnings that are shown of a run
+
 
 def sync(
     context: typer.Context,
@@ -152,6 +154,8 @@ def _sync_failed(
 
 
 def _show(request: Request, result: Result) -> None:
+    from rich.text import Text
+
     from teei_ingest.cli.output import out, program
 
     window = request.window
@@ -161,6 +165,10 @@ def _show(request: Request, result: Result) -> None:
     bad = sum(figures.quarantined for figures in result.streams.values())
     if bad:
         out().print(f"[dim]{bad:,} quarantined: `{program()} quarantine list --company {result.company}`[/]")
+    for note in result.notes[:_NOTES]:
+        out().print(Text.assemble(("! ", "yellow"), note), soft_wrap=True)
+    if len(result.notes) > _NOTES:
+        out().print(f"[dim]{len(result.notes) - _NOTES:,} more warnings: they are in the run[/]")
     show_problems(result)
 
 

@@ -5,16 +5,18 @@ events alone take what was left, or fetch. Good days are recorded one by one and
 bad day neither takes back nor skips another's.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
 import dagster as dg
 
+from teei_ingest import logs
 from teei_ingest.contracts.base import VERSION
 from teei_ingest.defs import catalog, checks
-from teei_ingest.defs.partitions import by_company, key, open_day, split
+from teei_ingest.defs.partitions import CORRELATION_TAG, by_company, key, open_day, split
 from teei_ingest.defs.resources import IngestResource, StoreResource
 from teei_ingest.errors import InternalError, TeeiError
 from teei_ingest.pipeline.days import windows
@@ -22,6 +24,8 @@ from teei_ingest.pipeline.partition import Outcome, Partition
 from teei_ingest.settings import Settings
 from teei_ingest.store.drift import ADDED, CHANGED, DROPPED, Change
 from teei_ingest.streams.base import Stream
+
+_log = logging.getLogger("teei_ingest.runs")
 
 
 def assets_for(stream: Stream, partitions_def: dg.PartitionsDefinition[Any], settings: Settings) -> dg.AssetsDefinition:
@@ -56,11 +60,15 @@ def _materialize(
     for company, days in requested.items():
         outcome = Outcome()
         problem: TeeiError | None = None
+        about = {**_ids(context.run), "company": company, "system": stream.system, "stream": stream.name}
         try:
             work = ingest.ingest(stream.name, company, context.run.run_id)
-            outcome = _run(work, ingest, stream, days, selected)
+            about["companyId"] = str(work.company.id)
+            with logs.bound(**about):
+                outcome = _run(work, ingest, stream, days, selected)
         except BaseException as error:  # noqa: BLE001
             problem = harmless(error, stream, company)
+        _note(stream, days, outcome, problem, about)
         if problem is not None:
             failed.update(dict.fromkeys((key(company, day) for day in days), problem))
             continue
@@ -174,6 +182,36 @@ def _summary(stream: Stream, company: str, outcome: Outcome) -> str:
         f"{stream.name} {company}: {len(good)} days, {fetched} fetched, {kept} kept, "
         f"{sum(p.quarantined for p in good)} quarantined{bad}, {outcome.seconds:.2f} s"
     )
+
+
+def _ids(run: dg.DagsterRun) -> dict[str, str]:
+    """By which the log's lines are found: those of the run, and those of whatever asked for it or its first try."""
+    asked = run.tags.get(CORRELATION_TAG) or logs.current("correlationId")
+    return {"runId": run.run_id, "correlationId": asked or run.root_run_id or run.run_id}
+
+
+def _note(
+    stream: Stream, days: Sequence[date], outcome: Outcome, problem: TeeiError | None, about: Mapping[str, str]
+) -> None:
+    """A line of the log, with the seed service's fields."""
+    title = stream.name.replace("_", " ").capitalize()
+    kinds = sorted({problem.code} if problem else {one.error.code for one in outcome.bad if one.error})
+    told: dict[str, Any] = {
+        **about,
+        "totalRecords": sum(one.fetched for one in outcome.good),
+        "recordsProcessed": sum(one.kept + one.duplicates for one in outcome.good),
+        "recordsFailed": sum(one.quarantined for one in outcome.good),
+        "duration": round(outcome.seconds * 1000),
+        "from": f"{min(days)}",
+        "to": f"{max(days)}",
+    }
+    if not kinds:
+        _log.info(f"{title} ingest completed", extra=told)
+        return
+    told |= {"daysFailed": len(outcome.bad) or len(days), "errorType": ",".join(kinds)}
+    if problem:
+        told["problem"] = str(problem)
+    _log.error(f"{title} ingest failed", extra=told)
 
 
 def _failure(failed: dict[str, TeeiError]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from teei_ingest.defs import alerts, assets, jobs, presence, retention, schedules, sensors, stale
+from teei_ingest.defs import alerts, assets, jobs, presence, retention, schedules, sensors, stale, webhooks
 from teei_ingest.defs.partitions import partitions
 from teei_ingest.defs.resources import (
     CredentialsResource,
@@ -38,7 +38,13 @@ def build(overrides: Mapping[str, str] | None = None, **resources: Any) -> dg.De
         assets=dg.with_source_code_references([*made, presence.presence, retention.retention]),
         jobs=[*jobs.jobs(), presence.job, retention.job],
         schedules=[*schedules.schedules(settings), presence.weekly(settings), retention.daily],
-        sensors=[sensors.companies_registry, sensors.landings, stale.stale(settings), alerts.alerts],
+        sensors=[
+            sensors.companies_registry,
+            sensors.landings,
+            webhooks.webhook_deliveries,
+            stale.stale(settings),
+            alerts.alerts,
+        ],
         executor=dg.in_process_executor,
         resources=given,
     )

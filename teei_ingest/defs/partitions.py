@@ -14,6 +14,9 @@ RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
 COMPANY_TAG = "teei/company"
+CORRELATION_TAG = "teei/correlation"  # of runs that were asked for over HTTP: what the request's log lines share
+PAGE_SIZE_TAG = "teei/page_size"  # of runs that ask for smaller pages than the systems allow
+TOKEN_TAG = "teei/token"  # of runs that were asked for over HTTP: the token's id
 TYPED_TAG = "teei/typed"  # of runs that a person typed: when, in seconds since 1970
 
 
@@ -84,3 +87,9 @@ def typed_at(tags: Mapping[str, str]) -> float | None:
         return float(tags[TYPED_TAG])
     except (KeyError, ValueError):
         return None
+
+
+def page_size(tags: Mapping[str, str]) -> int | None:
+    """How many records a page a run asks for at most; None if it does not say."""
+    told = tags.get(PAGE_SIZE_TAG, "")
+    return int(told) if told.isdecimal() and int(told) else None

@@ -6,12 +6,13 @@ A backfill's runs have no such tags of their own, nor has what somebody material
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
+from dagster._core.definitions.partitions.subset import DefaultPartitionsSubset
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
-from teei_ingest.defs.partitions import COMPANY_TAG, PARTITION, RANGE_START, split
+from teei_ingest.defs.partitions import COMPANIES, COMPANY_TAG, PARTITION, RANGE_START, by_company, split
 
 SYSTEM_TAG = "teei/system."  # and the system's name, as the key: a run concerns several
 UNFINISHED = [
@@ -51,3 +52,28 @@ class CompanyQueue(QueuedRunCoordinator):
 
         names = streams_of_job(run.job_name) if run.job_name in (EVERYTHING, *all_systems()) else []
         return [dg.AssetKey(name) for name in names]
+
+
+_ranges_of = DefaultPartitionsSubset.get_partition_key_ranges
+
+
+def _ranges_of_companies(
+    self: DefaultPartitionsSubset, partitions_def: dg.PartitionsDefinition[str]
+) -> Sequence[dg.PartitionKeyRange]:
+    """The ranges of which a backfill makes a run each: of one company always.
+
+    Dagster holds constant whichever dimension has fewer keys. Ten companies' week would be seven runs, of all companies
+    each, which no queue can tell apart.
+    """
+    names = [one.name for one in getattr(partitions_def, "partitions_defs", ())]
+    if not isinstance(partitions_def, dg.MultiPartitionsDefinition) or COMPANIES.name not in names:
+        return _ranges_of(self, partitions_def)
+    found: list[dg.PartitionKeyRange] = []
+    for company in by_company(sorted(self.subset)):
+        keys = partitions_def.get_multipartition_keys_with_dimension_value(COMPANIES.name or "", company)
+        found += self.get_ranges_for_keys(keys)
+    return found
+
+
+# The daemon has the partitions as its code location told them, so that no class of ours is there; this module is.
+DefaultPartitionsSubset.get_partition_key_ranges = _ranges_of_companies  # type: ignore[method-assign]

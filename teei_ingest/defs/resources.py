@@ -99,11 +99,19 @@ class HttpResource(dg.ConfigurableResource[Any]):
     page_size: int | None = None
 
     _typed_at: float | None = PrivateAttr(default=None)
+    _page_size: int | None = PrivateAttr(default=None)
     _sources: dict[tuple[str, str], Source] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        self._typed_at = partitions.typed_at(context.run.tags) if context.run is not None else None
+        tags = context.run.tags if context.run is not None else {}
+        self._typed_at = partitions.typed_at(tags)
+        self._page_size = partitions.page_size(tags)
+
+    @property
+    def wanted_page(self) -> int | None:
+        """Records a page that this run asks for; None is as many as the system allows."""
+        return self._page_size or self.page_size
 
     def source(self, company: str, system: str) -> Source:
         """The client of a company for a system; its streams share it."""
@@ -179,7 +187,7 @@ class IngestResource(dg.ConfigurableResource[Any]):
         if run is None or asked is None:
             return
         company, first, last = asked
-        names = _streams_of(run)
+        names = streams_of(run)
         if len(names) > 1:
             self._read_ahead(names, company, Window(first, last), run.run_id)
 
@@ -214,7 +222,7 @@ class IngestResource(dg.ConfigurableResource[Any]):
             policy,
             lambda: self.http.source(slug, declared.system),
             run_id=run_id,
-            page_size=self.http.page_size,
+            page_size=self.http.wanted_page,
         )
 
     def _ring(self, company: Company) -> KeyRing:
@@ -245,7 +253,7 @@ class IngestResource(dg.ConfigurableResource[Any]):
             begun.pages = self._ahead.pages(name)
 
 
-def _streams_of(run: dg.DagsterRun) -> list[str]:
+def streams_of(run: dg.DagsterRun) -> list[str]:
     """The streams that a run fetches; for a job without a selection of its own, the job's."""
     if not run.asset_selection:  # None, or empty where `execute_in_process` made the run
         return streams_of_job(run.job_name)

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from sqlalchemy.exc import DBAPIError
 
 from teei_ingest.definitions import defs
 from teei_ingest.defs import partitions, processes, retention
+from teei_ingest.defs.checks import QUARANTINE
 from teei_ingest.defs.partitions import (
     COMPANIES,
     COMPANY_TAG,
@@ -132,18 +133,22 @@ def run(
     *,
     debug: bool = False,
     typed_at: float | None = None,
+    run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Result:
     """Materialize a request in one run and in this process; `progress` hears of every partition of an asset.
 
     What fails is in the result. With `debug` Dagster's log goes to standard error. `typed_at` is when a person typed
-    the command, in seconds since 1970: by default now.
+    the command, in seconds since 1970: by default now. Where nobody did, there are `tags`, maybe none.
     """
     if 0 <= (most := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < _FILES:
         raise SettingsError(
             f"this process may open {most} files, which is too few: `ulimit -n 1024`, then run it again"
         )
-    run_id = make_new_run_id()
-    told = _Told(request, run_id, progress)
+    run_id = run_id or make_new_run_id()
+    if tags is None:
+        tags = {TYPED_TAG: str(time.time() if typed_at is None else typed_at)}
+    told = Told(request, run_id, progress)
     with (
         Interrupts(lambda: _give_up(run_id)) as interrupts,
         instance() as opened,
@@ -168,7 +173,7 @@ def run(
                     RANGE_END: key(request.company.slug, window.last),
                     COMPANY_TAG: request.company.slug,
                     PROCESS_TAG: str(os.getpid()),
-                    TYPED_TAG: str(time.time() if typed_at is None else typed_at),
+                    **tags,
                 },
                 remote_job_origin=_origin(job.name),
             )
@@ -218,14 +223,15 @@ def _cancel(opened: dg.DagsterInstance, run_id: str) -> None:
         opened.report_run_canceled(made, message=_INTERRUPTED)
 
 
-class _Told:
-    """Makes a result of what a run tells while it goes."""
+class Told:
+    """Makes a result of what a run tells while it goes, or afterwards."""
 
-    def __init__(self, request: Request, run_id: str, progress: Callable[[int], None]) -> None:
+    def __init__(self, request: Request, run_id: str, progress: Callable[[int], None] = lambda count: None) -> None:
         self._request = request
         self._progress = progress
         self._figures = {name: Figures() for name in request.streams}
         self._problems: list[Problem] = []
+        self._notes: list[str] = []
         self._done: dict[str, set[date]] = {name: set() for name in request.streams}
         self._windows: set[tuple[str, str]] = set()
         self._begun: dict[str, float] = {}
@@ -270,6 +276,7 @@ class _Told:
             run_id=self._run_id,
             streams=self._figures,
             problems=problems,
+            notes=self._notes,
             broken=self._broken,
         )
 
@@ -295,6 +302,8 @@ class _Told:
         figures.checks_passed += evaluation.passed
         if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
             figures.warnings += 1
+            if evaluation.check_name != QUARANTINE:  # its figure is in the table
+                self._notes.append(f"{stream} {evaluation.description}")
         elif not evaluation.passed:
             day = split(str(evaluation.partition))[1]
             message = f"check {evaluation.check_name}: {evaluation.description}"

@@ -80,6 +80,7 @@ def _schedule(
         if isinstance(companies, dg.SkipReason):
             raise dg.Failure(companies.skip_message)
         made: list[dg.RunRequest] = []
+        wanted: set[str] = set()
         for company in _in_turn(companies, now.date()):
             try:
                 streams, wrong = usable(settings.settings, companies, company)
@@ -91,13 +92,14 @@ def _schedule(
             except TeeiError as error:  # that of one company keeps nobody else waiting
                 context.log.warning(f"{company.slug}: {error}")
                 continue
+            wanted.add(company.slug)
             for one in planned:
                 run_key = f"{name} {now:%Y-%m-%dT%H:%M} {company.slug} {one.window.first}"
                 made.append(run_request(company.slug, one.window, pairs(one.streams), run_key))
         if not made:
             return dg.SkipReason("no company has credentials for any system: `teei doctor` says what is missing")
         # A run needs its partitions: the sensor that adds them may not have ticked yet, or be stopped.
-        add_companies(context.instance, companies.slugs)
+        add_companies(context.instance, [slug for slug in companies.slugs if slug in wanted])
         return made
 
     return tick

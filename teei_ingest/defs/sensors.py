@@ -30,7 +30,7 @@ from teei_ingest.vault.keys import shredded
 def companies_registry(
     context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> dg.SensorResult | dg.SkipReason:
-    slugs = or_reason(lambda: [one.slug for one in settings.companies if shredded(settings.settings, one) is None])
+    slugs = or_reason(lambda: _there(settings))
     if isinstance(slugs, dg.SkipReason):
         return slugs
     known = known_companies(context.instance)
@@ -51,7 +51,7 @@ def companies_registry(
 def landings(
     context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> Sequence[dg.RunRequest] | dg.SkipReason:
-    found = or_reason(lambda: (settings.companies.slugs, list(Landing(settings.settings).waiting())))
+    found = or_reason(lambda: (_there(settings), list(Landing(settings.settings).waiting())))
     if isinstance(found, dg.SkipReason):
         return found
     slugs, waiting = found
@@ -71,6 +71,11 @@ def landings(
             run_key = f"{company} {first} {sha256(seen.encode()).hexdigest()[:16]}"
             made.append(run_request(company, window, assets, run_key))
     return made or dg.SkipReason("nothing waits for its events")
+
+
+def _there(settings: SettingsResource) -> list[str]:
+    """Companies of the registry that have not been shredded, and are not being."""
+    return [one.slug for one in settings.companies if shredded(settings.settings, one) is None]
 
 
 def _goes_on(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -7,6 +7,7 @@ counts as down (`http.py`).
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -122,3 +123,13 @@ def circuit_for(
     address = hashlib.sha256(credentials.base_url.encode()).hexdigest()[:8]
     path = settings.home / "quota" / f"{system.name}-{key_id(settings, credentials)}-{address}.circuit"
     return Circuit(path, settings.circuit_pause_s, settings.circuit_pause_max_s, clock)
+
+
+def open_circuits(settings: Settings) -> list[tuple[str, Down]]:
+    """Every account that is down, by the name of its system."""
+    found = []
+    for path in sorted((settings.home / "quota").glob("*.circuit")):
+        down = Circuit(path, 0, 0, time.time).down()
+        if down is not None:
+            found.append((path.name.partition("-")[0], down))
+    return found

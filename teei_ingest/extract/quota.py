@@ -11,10 +11,11 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
+from urllib.parse import quote
 
 from filelock import FileLock
 from pyrate_limiter import Rate, RateItem, SQLiteBucket
@@ -33,6 +34,7 @@ _LOOK_AGAIN_S = 5.0
 _LATE_S = 0.5
 # Who has just used the file wants it again before those who wait for it look: they have to look often.
 _POLL_S = 0.001
+_BUCKET = "rate_bucket"
 
 _QUEUE = "CREATE TABLE IF NOT EXISTS waiting (ticket INTEGER PRIMARY KEY AUTOINCREMENT, who VARCHAR, back INTEGER)"
 _STAND = "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)"
@@ -100,7 +102,7 @@ class Quota:
             private_folder(self._path.parent)
             for path in (self._path, Path(f"{self._path}.lock")):
                 path.touch(mode=0o600)
-            bucket = SQLiteBucket.init_from_file(rates, db_path=str(self._path), use_file_lock=True)
+            bucket = SQLiteBucket.init_from_file(rates, _BUCKET, db_path=str(self._path), use_file_lock=True)
             with self._alone(bucket) as connection:
                 connection.execute(_QUEUE)
             return bucket
@@ -197,6 +199,42 @@ def quota_for(
     """The quota of a key: what the system declares, and `{SYSTEM}_RATE_LIMIT_DELAY_MS`."""
     path = settings.home / "quota" / f"{system.name}-{key_id(settings, credentials)}.sqlite"
     return Quota(path, _rates(system, settings.environ), clock, credentials.company)
+
+
+class Pressure(NamedTuple):
+    """How a key of a system stands: requests made of those that it may make now, those that wait, whether blocked."""
+
+    system: str
+    used: int
+    limit: int
+    waiting: int
+    blocked: bool
+
+
+def pressures(
+    settings: Settings, systems: Iterable[System], clock: Callable[[], float] = time.monotonic
+) -> list[Pressure]:
+    """Every key that a quota is counted for, without taking part in it; one whose file cannot be read is left out."""
+    found = []
+    for system in systems:
+        rates = _rates(system, settings.environ)
+        for path in sorted((settings.home / "quota").glob(f"{system.name}-*.sqlite")) if rates else ():
+            with suppress(OSError, sqlite3.Error):
+                found.append(_pressure(system.name, path, max(rates, key=lambda rate: rate.limit), clock))
+    return found
+
+
+def _pressure(system: str, path: Path, rate: Rate, clock: Callable[[], float]) -> Pressure:
+    now = int(clock() * 1000)
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=1)) as connection:
+        (used,) = connection.execute(
+            f"SELECT count(*) FROM '{_BUCKET}' WHERE item_timestamp > ?", (now - rate.interval,)
+        ).fetchone()
+        (waiting,) = connection.execute(
+            "SELECT count(*) FROM waiting WHERE back BETWEEN ? AND ?",
+            (now - int(_LATE_S * 1000), now + int(_LOOK_AGAIN_S * 1000)),
+        ).fetchone()
+    return Pressure(system, used, rate.limit, waiting, Quota(path, [], clock)._blocked() > 0)
 
 
 def _rates(system: System, environ: Mapping[str, str]) -> list[Rate]:

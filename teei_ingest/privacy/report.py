@@ -176,6 +176,7 @@ def _places(settings: Settings, company: Company) -> list[dict[str, Any]]:
         {"what": "suppression list", "where": f"{home}/suppression", "form": "sealed", "files": None},
         {"what": "vanished events", "where": f"{home}/vanished", "form": "ids of stored events", "files": None},
         {"what": "who left a directory", "where": f"{home}/presence", "form": "ids of stored events", "files": None},
+        {"what": "webhook deliveries", "where": f"{home}/webhooks", "form": "hashed ids and days", "files": None},
         {"what": "fields that sources send", "where": f"{home}/drift", "form": "names and types", "files": None},
         {"what": "keys", "where": f"{home}/keys", "form": "wrapped by the master key", "files": None},
         {"what": "audit log", "where": f"{home}/audit", "form": "names no person", "files": None},

@@ -16,6 +16,7 @@ from teei_ingest.store.presence import Presence
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.vault.files import older, os_errors, remove
+from teei_ingest.webhooks.deliveries import Deliveries
 
 
 class Rule(NamedTuple):
@@ -34,6 +35,7 @@ def rules(settings: Settings) -> tuple[Rule, ...]:
         ("events", "events, by their own day", "D", events),
         ("landing", "sealed records that wait for their events", "H", settings.landing_ttl_h / 24),
         ("quarantine", "sealed records that broke their contract", "D", settings.quarantine_ttl_d),
+        ("webhooks", "ids of webhook deliveries, as keyed hashes", "D", settings.webhooks_ttl_d),
         ("run_log", "Dagster's runs and their log, from their end", "D", settings.run_log_ttl_d),
         ("compute_log", "files of what steps printed", "D", settings.compute_log_ttl_d),
     )
@@ -59,6 +61,7 @@ def keep(settings: Settings, store: Store, now: datetime, *, dry_run: bool = Fal
         if not dry_run:
             for path in printed:
                 remove(path)
+    delivered = Deliveries(settings).forget_before(moment - settings.webhooks_ttl_d * 86400, dry_run=dry_run)
     events = 0
     if settings.events_ttl_d is not None:
         before = now.date() - timedelta(settings.events_ttl_d)
@@ -67,4 +70,5 @@ def keep(settings: Settings, store: Store, now: datetime, *, dry_run: bool = Fal
         if not dry_run:
             Vanished(settings.home).forget_before(before)
             Presence(settings.home).forget_before(before)
-    return {"events": events, "landing": landed, "quarantine": quarantined, "compute_log": len(printed)}
+    files = {"landing": landed, "quarantine": quarantined, "compute_log": len(printed)}
+    return {"events": events, **files, "webhooks": delivered}

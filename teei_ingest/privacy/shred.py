@@ -1,5 +1,7 @@
 """Shredding a company: everything that is kept of it goes, its keys last, and a certificate says so.
 
+Before anything goes, its events may be written to files that it takes along.
+
 Belongs here: the order of the steps, and going on after a process that was killed at any of them. Does not belong
 here: Dagster's runs and partitions, which the caller brings along.
 """
@@ -23,12 +25,14 @@ from teei_ingest.privacy.audit_log import AuditLog
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.drift import Drift
+from teei_ingest.store.export import export, folder_for
 from teei_ingest.store.presence import Presence
 from teei_ingest.store.rotations import Rotations
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.vault.files import os_errors, remove_folder, replacing
 from teei_ingest.vault.keys import destroy, tombstone, versions
+from teei_ingest.webhooks.deliveries import Deliveries
 
 REMAINS = (
     "Here: the audit log, Dagster's history of runs, names in the tables' logs and this certificate tell the company, "
@@ -43,13 +47,18 @@ REMAINS = (
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was destroyed: `rows` by table, files by kind, `keys` as the newest version of each; times are UTC."""
+    """What was destroyed: `rows` by table, files by kind, `keys` as the newest version of each; times are UTC.
+
+    `exported` are the rows that were written to files before.
+    """
 
     company: str
     company_id: str
     started: str
     keys: dict[str, int]
     runs_stopped: int = 0
+    exported_to: str = ""
+    exported: dict[str, int] | None = None  # rows by table
     rows: dict[str, int] | None = None  # None until they were counted
     files: dict[str, int] | None = None
     partition_removed: bool = False
@@ -61,25 +70,37 @@ class Certificate:
 
 
 def shred(
-    settings: Settings, company: Company, *, stop: Callable[[], int], forget: Callable[[], bool], why: str = ""
+    settings: Settings,
+    company: Company,
+    *,
+    stop: Callable[[], int],
+    forget: Callable[[], bool],
+    export_to: Path | None = None,
+    why: str = "",
 ) -> tuple[Certificate, Path]:
     """Destroy all that is kept of a company; the certificate and its file.
 
-    `stop` ends the company's runs and gives their number, `forget` removes its partitions. Safe to repeat after a crash
-    at any step: nothing is begun anew in between, since a tombstone lies beside the keys from the first step on.
-    Raises UsageError if it was done before, StoreError, LandingError, KeyringError, AuditError.
+    `stop` ends the company's runs and gives their number, `forget` removes its partitions. With `export_to` its events
+    are in a folder below it before the first of them goes. Safe to repeat after a crash at any step: nothing is begun
+    anew in between, since a tombstone lies beside the keys from the first step on. Raises UsageError if it was done
+    before or the folder cannot be used, StoreError, LandingError, KeyringError, AuditError.
     """
     stone = tombstone(settings, company)
     made = _read(stone) or Certificate(company.slug, str(company.id), _now(), keys=_keys(settings, company))
     path = settings.home / "audit" / "certificates" / f"{company.slug}-{made.started.replace(':', '')}.json"
     if made.ended:
         raise UsageError(f"was shredded at {made.ended}: {path}", company=company.slug)
+    if export_to is not None:
+        made = _exporting(company, made, export_to)
     audit = AuditLog(settings)
     audit.append("shred.started", company=company.slug, why=why)
     _write(stone, made)
     store = open_store(settings)
     made = replace(made, runs_stopped=made.runs_stopped + stop())
     with store.alone_with(company.slug, unfinished=True):
+        if made.exported_to and made.exported is None:
+            made = replace(made, exported=export(store, company.slug, Path(made.exported_to)))
+            _write(stone, made)
         if made.rows is None:
             made = _counted(settings, store, company, made)
         _write(stone, made)
@@ -88,6 +109,8 @@ def shred(
     _write(stone, made)
     destroy(settings, company)
     counts = {**(made.rows or {}), **(made.files or {}), "runs": made.runs_stopped}
+    if made.exported is not None:
+        counts["exported"] = sum(made.exported.values())
     audit.append("shred.done", company=company.slug, why=why, counts=counts, details={"keys": made.keys})
     made = replace(made, ended=_now())
     _write(path, made)
@@ -95,10 +118,22 @@ def shred(
     return made, path
 
 
+def _exporting(company: Company, made: Certificate, below: Path) -> Certificate:
+    """With the folder that the events are to be in; the one that they were to be in before, if it is that again."""
+    if made.exported is not None or made.exported_to == str(below.expanduser().absolute() / company.slug):
+        return made
+    if made.rows is not None:
+        raise UsageError("its rows may have gone in part: do it without an export", company=company.slug)
+    folder = folder_for(company.slug, below)
+    remains = f"In {folder}: its events as they were, with their pseudonyms, for whoever may have them."
+    return replace(made, exported_to=str(folder), remains=(*REMAINS, remains))
+
+
 def _counted(settings: Settings, store: Store, company: Company, made: Certificate) -> Certificate:
     """With what there is, before the first of it goes. Needs no key, since a company whose keys are lost can go."""
     slug = company.slug
     rows = {contract.table: store.rows(contract, company=slug, columns=["day"]).num_rows for contract in contracts()}
+    rows["webhook_deliveries"] = sum(one.known for one in Deliveries(settings).figures() if one.company == slug)
     files = {kind: sum(1 for _ in folder.rglob(f"*{SUFFIX}")) for kind, folder in _folders(settings, slug).items()}
     files["suppression"] = int(bool(Suppressions(settings).version(slug)))
     return replace(made, rows=rows, files=files)
@@ -116,6 +151,7 @@ def _remove(settings: Settings, store: Store, company: Company) -> None:
     Drift(settings.home).forget(slug)
     Vanished(settings.home).forget_company(slug)
     Presence(settings.home).forget_company(slug)
+    Deliveries(settings).forget_company(slug)
     for contract in contracts():
         store.purge(contract)
 

@@ -28,6 +28,7 @@ from teei_ingest.sandbox.faults import At, Call, Plan
 from teei_ingest.sandbox.lists import Ask, Lists, Page, scim
 from teei_ingest.sandbox.records import Record
 from teei_ingest.sandbox.reply import Headers, Reply, send_reply
+from teei_ingest.sandbox.webhooks import Order, send
 from teei_ingest.sandbox.world import World
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Cursor, PageNumber, Stream
@@ -266,7 +267,7 @@ class Sandbox:
 
 
 def controls(sandbox: Sandbox) -> Starlette:
-    """The sandbox's own interface, which no system has: health, stats, reset, render, faults, records."""
+    """The sandbox's own interface, which no system has: health, stats, reset, render, faults, records, webhooks."""
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "companies": dict(sandbox.config.companies)})
@@ -306,6 +307,17 @@ def controls(sandbox: Sandbox) -> Starlette:
         found = sandbox.lists.records(stream, company, since, until)
         return Response(msgspec.json.encode({"records": found}), media_type="application/json")
 
+    async def webhooks(request: Request) -> Response:
+        try:
+            order = Order.parse(_json(await request.body()))
+            found = sandbox.lists.records(*_wanted(order.window(sandbox.now())))
+            statuses = await asyncio.to_thread(send, order, found, sandbox.now)
+        except Refused as refused:
+            return JSONResponse({"error": refused.error, "message": refused.message}, refused.status)
+        except UsageError as error:
+            return JSONResponse({"error": "unprocessable", "message": error.message}, 422)
+        return JSONResponse({"sent": dict(statuses)})
+
     return Starlette(
         routes=[
             ControlRoute("/__sandbox/health", health),
@@ -314,6 +326,7 @@ def controls(sandbox: Sandbox) -> Starlette:
             ControlRoute("/__sandbox/render", render, methods=["POST"]),
             ControlRoute("/__sandbox/faults", faults, methods=["GET", "POST", "DELETE"]),
             ControlRoute("/__sandbox/records", records),
+            ControlRoute("/__sandbox/webhooks", webhooks, methods=["POST"]),
         ]
     )
 
@@ -365,7 +378,7 @@ def _json(body: bytes) -> Any:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    raise UsageError("the plan is not JSON")
+    raise UsageError("the body is not JSON")
 
 
 def _wanted(query: Mapping[str, str]) -> tuple[str, str, int | None, int | None]:

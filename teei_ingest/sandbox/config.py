@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from teei_ingest.companies import SANDBOX_COMPANIES, Company
+from teei_ingest.sandbox.sign import SENDERS
 from teei_ingest.systems import all_systems
 from teei_ingest.systems.base import System
 
@@ -75,4 +76,6 @@ def environment(config: SandboxConfig, url: str) -> dict[str, str]:
             company = Company(uuid.UUID(identity), slug, slug)
             for name in system.credentials:
                 found[f"{owner}_{company.variable}_{name.upper()}"] = credential(system, name, slug)
+            if system.name in SENDERS:
+                found[f"{owner}_{company.variable}_WEBHOOK_SECRET"] = credential(system, "webhook_secret", slug)
     return found

@@ -86,6 +86,15 @@ class Running:
         found: list[dict[str, Any]] = self._control(f"records?{query}")["records"]
         return found
 
+    def webhooks(self, url: str, stream: str, company: str, count: int = 1, **options: Any) -> dict[str, int]:
+        """Have webhooks sent to a loopback address (`http://127.0.0.1:…`); how many were answered with which status.
+
+        They announce the records of a window (`since`, `until`; else the last day); `at_once` go side by side.
+        """
+        order = {"url": url, "stream": stream, "company": company, "count": count, **options}
+        found: dict[str, int] = self._control("webhooks", order)["sent"]
+        return found
+
     def _control(self, name: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.control_url}/__sandbox/{name}", data, method=method)

@@ -8,6 +8,8 @@ import hashlib
 import hmac
 from datetime import UTC, datetime
 
+SENDERS = ("benevity", "goodera", "workday")
+
 
 def sign(system: str, secret: str, body: bytes, now: datetime) -> dict[str, str]:
     """The headers by which `system` signs `body` at the aware time `now`.

@@ -134,6 +134,22 @@ def refuse_common_accounts(settings: Settings, companies: Companies) -> None:
             _refuse_common_account(settings.environ, companies, company, shape)
 
 
+def accounts(settings: Settings, companies: Companies, system: str) -> dict[str, str]:
+    """Slug to tenant or project id at a system, of all companies whose id is set."""
+    found = _account_variables(settings.environ, companies, _shape(system))
+    return {slug: value for slug, (_, value) in found.items()}
+
+
+def webhook_secrets(settings: Settings, company: Company, system: str) -> tuple[str, ...]:
+    """What a system may sign a company's webhooks with, the newest first: two while one takes the other's place.
+
+    Never shared: whoever has a secret speaks for all companies that have it.
+    """
+    name = f"{system.upper()}_{company.variable}_WEBHOOK_SECRET"
+    found = (settings.environ.get(variable, "").strip() for variable in (name, f"{name}_PREVIOUS"))
+    return tuple(filter(None, found))
+
+
 def key_id(settings: Settings, credentials: SystemCredentials) -> str:
     """16 hex digits that stand for the credential in names of quota files; not reversible, not guessable.
 

