@@ -292,7 +292,9 @@ def test_five_minutes_either_way_and_no_more(system: str) -> None:
         ("stream", "benevity_donations"),
         ("updatedAt", None),
         ("updatedAt", "yesterday"),
-        ("updatedAt", f"{datetime.now(UTC) + timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}"),
+        pytest.param(
+            "updatedAt", f"{datetime.now(UTC) + timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}", id="half an hour ahead"
+        ),
     ],
 )
 def test_the_sender_hears_which_field_is_wrong(served: Gateway, field: str, value: Any) -> None:
