@@ -96,16 +96,17 @@ def test_nobody_waits_for_the_dead(tmp_path: Path, step: float) -> None:
     mine, other = (Quota(tmp_path / "q.sqlite", [Rate(2, 10_000)], clock, who) for who in ("acme", "globex"))
     for _ in range(2):
         assert mine.acquire(clock.pause) == 0
-    waits, comes_back = threading.Event(), threading.Event()
+    waits, comes_back = threading.Semaphore(0), threading.Event()
 
     def hang(seconds: float) -> None:
-        waits.set()
+        waits.release()
         comes_back.wait(60)
 
-    threads = [threading.Thread(target=other.acquire, args=(hang,)) for _ in range(2)]
+    threads = [threading.Thread(target=other.acquire, args=(hang,), daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
-    assert waits.wait(20)
+    for _ in threads:  # a later one would not be dead yet
+        assert waits.acquire(timeout=20)
     clock.now += step
     begun = clock.now
     for _ in range(2):
@@ -128,7 +129,7 @@ def test_who_came_first_is_served_first(tmp_path: Path) -> None:
         waits.set()
         comes_back.wait(60)
 
-    thread = threading.Thread(target=other.acquire, args=(hang,))
+    thread = threading.Thread(target=other.acquire, args=(hang,), daemon=True)
     thread.start()
     assert waits.wait(20)
 
