@@ -29,6 +29,7 @@ FIELDS = (
 )  # fmt: skip
 _RENAMED = {"run_id": "runId"}
 
+logging.getLogger(ROOT).addHandler(logging.NullHandler())  # else Python prints warnings where no log is set up
 _bound: ContextVar[dict[str, Any] | None] = ContextVar("bound", default=None)
 
 
