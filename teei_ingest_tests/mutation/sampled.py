@@ -38,6 +38,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "redact/tighten.py": ("test_redact_tighten.py",),
     "redact/tokens.py": ("test_redact.py", "test_proof_properties.py"),
     "store/drift.py": ("test_drift.py",),
+    "store/export.py": ("test_shred.py",),
     "store/locks.py": ("test_store_locks.py", "test_store_tables.py"),
     "store/presence.py": ("test_presence.py",),
     "store/rotations.py": ("test_keys_rotate.py", "test_shred.py"),
