@@ -16,12 +16,11 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from teei_ingest.defs import partitions
-from teei_ingest.defs.jobs import streams_of_job
 from teei_ingest.defs.queue import UNFINISHED
+from teei_ingest.defs.resources import streams_of
 from teei_ingest.defs.run import instance
 from teei_ingest.metrics import catalog
 from teei_ingest.metrics.totals import Ended, Ingest
-from teei_ingest.streams import all_streams
 
 _PAGE = 200
 # Whoever ends a run notes the time before it is committed, and another clock may be behind.
@@ -93,7 +92,7 @@ class Observed:
 
 def _ended(opened: dg.DagsterInstance, record: dg.RunRecord) -> Ended:
     run = record.dagster_run
-    told = {name: _Told() for name in _streams(run)}
+    told = {name: _Told() for name in streams_of(run, events=True)}
     for entry in opened.all_logs(run.run_id, of_type=_KINDS) if told else ():
         event = entry.dagster_event
         if event is not None and event.step_key in told:
@@ -140,14 +139,6 @@ class _Told:
             return  # the stream, of which its events say the same
         self.records.update({name: int(str(metadata[name])) for name in catalog.RECORDS})
         self.requests[str(metadata["window"])] = int(str(metadata["requests"]))  # its days share them
-
-
-def _streams(run: dg.DagsterRun) -> list[str]:
-    """The streams that a run fetches, or whose events it makes."""
-    if not run.asset_selection:
-        return streams_of_job(run.job_name)
-    chosen = {key.to_user_string() for key in run.asset_selection}
-    return [one.name for one in all_streams().values() if {one.name, one.events} & chosen]
 
 
 def _ingest(name: str, told: _Told, run: dg.DagsterRun) -> Ingest:

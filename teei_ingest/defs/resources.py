@@ -253,9 +253,9 @@ class IngestResource(dg.ConfigurableResource[Any]):
             begun.pages = self._ahead.pages(name)
 
 
-def streams_of(run: dg.DagsterRun) -> list[str]:
-    """The streams that a run fetches; for a job without a selection of its own, the job's."""
+def streams_of(run: dg.DagsterRun, *, events: bool = False) -> list[str]:
+    """The streams that a run fetches, with `events` also those whose events alone it makes; else the job's."""
     if not run.asset_selection:  # None, or empty where `execute_in_process` made the run
         return streams_of_job(run.job_name)
     chosen = {key.to_user_string() for key in run.asset_selection}
-    return [name for name in all_streams() if name in chosen]
+    return [one.name for one in all_streams().values() if one.name in chosen or (events and one.events in chosen)]

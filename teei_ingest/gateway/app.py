@@ -15,7 +15,6 @@ from fastapi import APIRouter, FastAPI, Request
 
 from teei_ingest.gateway import health, ingest, metrics, webhooks
 from teei_ingest.gateway.guard import Guard
-from teei_ingest.gateway.observe import Observe
 from teei_ingest.gateway.problems import ProblemDocument, add_handlers, documented
 from teei_ingest.gateway.state import Gateway, Shared
 from teei_ingest.settings import Settings
@@ -83,8 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(webhooks.routes(gateway))
     figures, requests = metrics.routes(gateway)
     app.include_router(figures)
-    app.add_middleware(Guard, patience_s=settings.gateway_wait_s + _MARGIN_S)
-    app.add_middleware(Observe, requests=requests)  # around all others
+    app.add_middleware(Guard, patience_s=settings.gateway_wait_s + _MARGIN_S, requests=requests)
     _add_schema(app)
     return app
 

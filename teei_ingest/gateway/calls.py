@@ -13,23 +13,22 @@ import hashlib
 import json
 import logging
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from teei_ingest import logs
-from teei_ingest.errors import InternalError, SettingsError, TeeiError
+from teei_ingest.errors import InternalError, TeeiError
 from teei_ingest.gateway.orders import Order
 from teei_ingest.gateway.problems import Problem, unavailable
 from teei_ingest.gateway.workers import Workers
 from teei_ingest.settings import Settings
 from teei_ingest.sync import Result, reply_of, reply_of_all
-from teei_ingest.vault.files import os_errors, private_folder
+from teei_ingest.vault.database import Database
 
 ALL = "/v1/ingest/all"
 MOST_WAITING = 200  # calls that are accepted and whose runs have not ended
@@ -75,8 +74,7 @@ class Calls:
     """Those of one home. The database's methods may be called in any thread."""
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.home / "gateway" / "calls.sqlite"
-        self._lock = threading.Lock()
+        self._database = Database(settings.home / "gateway" / "calls.sqlite", _SCHEMA)
         self._workers = Workers(settings)
         self._places = asyncio.Semaphore(settings.gateway_runs)
         self._turns: dict[str, asyncio.Lock] = {}
@@ -92,7 +90,7 @@ class Calls:
         """
         now = time.time()
         known = hashlib.sha256(f"{token} {key}".encode()).hexdigest() if key else None
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute("DELETE FROM keys WHERE at < ?", (now - KEY_S,))
             connection.execute("DELETE FROM calls WHERE ended < ?", (now - _KEPT_S,))
             for same, run_id in connection.execute("SELECT same, run_id FROM keys WHERE key = ?", (known,)):
@@ -117,47 +115,28 @@ class Calls:
 
     def find(self, run_id: str) -> Call | None:
         """The call of a run."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             row = connection.execute(f"SELECT {_COLUMNS} FROM calls WHERE run_id = ?", (run_id,)).fetchone()
         return Call(*row) if row else None
 
     def _unfinished(self) -> list[Call]:
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             found = connection.execute(f"SELECT {_COLUMNS} FROM calls WHERE ended IS NULL ORDER BY accepted")
             return [Call(*row) for row in found]
 
     def _note_worker(self, run_id: str, worker: str) -> None:
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             change = "UPDATE calls SET worker = ?, tries = tries + 1 WHERE run_id = ?"
             connection.execute(change, (worker, run_id))
 
     def _note_end(self, run_id: str, status: int, reply: dict[str, Any]) -> None:
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             change = "UPDATE calls SET ended = ?, status = ?, reply = ? WHERE run_id = ?"
             connection.execute(
                 change, (time.time(), status, json.dumps(reply, ensure_ascii=False, separators=(",", ":")), run_id)
             )
             if status != 200:  # what is asked for again is to be begun
                 connection.execute("DELETE FROM keys WHERE run_id = ?", (run_id,))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Alone, on disk afterwards. Raises SettingsError where the file cannot be used."""
-        with self._lock, os_errors(self._failure):
-            private_folder(self._path.parent)
-            try:
-                with closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
-                    if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                        connection.executescript(f"{_SCHEMA} PRAGMA user_version = 1;")
-                    connection.execute("BEGIN IMMEDIATE")
-                    yield connection
-                    return
-            except sqlite3.Error as error:
-                reason = type(error).__name__
-        raise self._failure(reason)
-
-    def _failure(self, reason: str) -> SettingsError:
-        return SettingsError(f"{self._path} cannot be used ({reason})")
 
     # --- what is carried out ----------------------------------------------------------------------------------------
 

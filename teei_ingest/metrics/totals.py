@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
-from teei_ingest.errors import SettingsError
 from teei_ingest.metrics import catalog
 from teei_ingest.metrics.catalog import FAILURE, SUCCESS, Metric
 from teei_ingest.settings import Settings
 from teei_ingest.streams import all_streams
-from teei_ingest.vault.files import private_folder
+from teei_ingest.vault.database import Database
 
 RATE_S = 7 * 86_400.0  # of which the success rate is made
-_BUSY_S = 30.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (run_id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -31,7 +28,6 @@ CREATE TABLE IF NOT EXISTS totals (metric TEXT, labels TEXT, value REAL, PRIMARY
 CREATE TABLE IF NOT EXISTS lately (ended REAL, connector TEXT, outcome TEXT);
 CREATE TABLE IF NOT EXISTS successes (company TEXT, stream TEXT, ended REAL, PRIMARY KEY (company, stream));
 CREATE TABLE IF NOT EXISTS read (one INTEGER PRIMARY KEY CHECK (one = 1), until REAL);
-PRAGMA user_version = 1;
 """
 _ADD = """
 INSERT INTO totals VALUES (?, ?, ?) ON CONFLICT (metric, labels) DO UPDATE SET value = value + excluded.value
@@ -83,16 +79,17 @@ class Totals:
     """The file, made when a run is counted first. Methods raise SettingsError where it cannot be used."""
 
     def __init__(self, settings: Settings) -> None:
-        self.path = settings.home / "metrics" / "totals.sqlite"
+        # What a power failure takes is counted again, so nobody has to wait for the disk.
+        self._database = Database(settings.home / "metrics" / "totals.sqlite", _SCHEMA, "synchronous = NORMAL")
 
     def until(self) -> float:
         """Runs that ended by then, in seconds since 1970, are counted but for those that came late."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return _until(connection)
 
     def unknown(self, run_ids: Iterable[str]) -> set[str]:
         """Which of these runs are not counted."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             wanted = list(run_ids)
             found = connection.execute(
                 "SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?))", (json.dumps(wanted),)
@@ -101,7 +98,7 @@ class Totals:
 
     def add(self, runs: Iterable[Ended], until: float = 0.0) -> None:
         """Count those that are not counted, all in one step; what ended `until` then is known from now on."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             for run in runs:
                 if connection.execute("INSERT OR IGNORE INTO runs VALUES (?)", (run.run_id,)).rowcount:
                     _count(connection, run)
@@ -113,7 +110,7 @@ class Totals:
 
     def counted(self, now: float) -> Counted:
         """Everything, at one moment."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             totals: dict[str, dict[Labels, float]] = {}
             for metric, labels, value in connection.execute("SELECT metric, labels, value FROM totals"):
                 totals.setdefault(metric, {})[tuple(json.loads(labels))] = value
@@ -121,26 +118,6 @@ class Totals:
             rows = connection.execute("SELECT company, stream, ended FROM successes")
             successes = {(company, stream): ended for company, stream, ended in rows}
             return Counted(totals, rates, successes, _until(connection))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            private_folder(self.path.parent)
-            self.path.touch(mode=0o600)
-            with closing(sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")  # what a power failure takes is counted again
-                if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                    connection.executescript(_SCHEMA)
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")  # without it, closing takes everything back
-            return
-        except (OSError, sqlite3.Error):
-            pass
-        raise SettingsError(
-            f"{self.path} cannot be used; make TEEI_HOME writable and give it room, or remove this file"
-        )
 
 
 def _until(connection: sqlite3.Connection) -> float:

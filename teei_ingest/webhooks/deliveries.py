@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import json
 import queue
-import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from datetime import date
 from typing import NamedTuple
 
-from teei_ingest.errors import SettingsError
 from teei_ingest.settings import Settings
-from teei_ingest.vault.files import private_folder, sync_folder
+from teei_ingest.vault.database import Database
 
-_BUSY_S = 30.0
 _TOGETHER = 1000  # deliveries that are written in one step at most
 
 _SCHEMA = """
@@ -89,13 +86,14 @@ class Deliveries:
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.home / "webhooks" / "deliveries.sqlite"
+        self._database = Database(self.path, _SCHEMA, "secure_delete = ON")
 
     def add(self, deliveries: Sequence[Delivery], refused: Callable[[str], bool] = lambda company: False) -> None:
         """Keep those that are new, all in one step and on disk afterwards, but none of a company that is `refused`.
 
         That is asked inside, so that whoever removes a company's deliveries leaves none behind.
         """
-        with self._transaction(create=True) as connection:
+        with self._database.transaction() as connection:
             gone = {company for company in {one.company for one in deliveries} if refused(company)}
             kept = [one for one in deliveries if one.company not in gone]
             rows = [(one.id, one.company, one.stream, f"{one.day}", one.received) for one in kept]
@@ -103,7 +101,7 @@ class Deliveries:
 
     def waiting(self) -> list[Waiting]:
         """By company, then day."""
-        with self._transaction() as connection:
+        with self._database.transaction(create=False) as connection:
             found = connection.execute(_WAITING).fetchall()
         return [Waiting(*row)._replace(day=date.fromisoformat(row[2])) for row in found]
 
@@ -114,7 +112,7 @@ class Deliveries:
         nothing waits there any more, since the company was shredded meanwhile.
         """
         covered = {"company": company, "first": f"{first}", "last": f"{last}", "streams": json.dumps(list(streams))}
-        with self._transaction() as connection:
+        with self._database.transaction(create=False) as connection:
             found = connection.execute(_LAST, covered).fetchone()
             run_key = f"{company} {first} {found[0]}" if found else None
             connection.execute(_ASK, {**covered, "run_key": run_key})
@@ -122,17 +120,17 @@ class Deliveries:
 
     def handled(self, run_keys: Collection[str], now: float) -> None:
         """The runs with these keys were asked for."""
-        with self._transaction() as connection:
+        with self._database.transaction(create=False) as connection:
             connection.executemany(_HANDLED, [(now, run_key) for run_key in run_keys])
 
     def figures(self) -> list[Figures]:
         """By company, then stream."""
-        with self._transaction() as connection:
+        with self._database.transaction(create=False) as connection:
             return [Figures(*row) for row in connection.execute(_FIGURES)]
 
     def forget_before(self, moment: float, *, dry_run: bool = False) -> int:
         """Remove those that were received before, in seconds since 1970; how many there were."""
-        with self._transaction() as connection:
+        with self._database.transaction(create=False) as connection:
             (number,) = connection.execute(_BEFORE, (moment,)).fetchone()
             if not dry_run:
                 connection.execute(_FORGET_BEFORE, (moment,))
@@ -140,45 +138,11 @@ class Deliveries:
 
     def forget_company(self, slug: str) -> int:
         """Remove those of a company, so that nothing of them is left in the file; how many there were."""
-        with self._transaction() as connection:
+        with self._database.transaction(create=False) as connection:
             removed = connection.execute(_FORGET_COMPANY, (slug,)).rowcount
-        with self._connection() as connection:
+        with self._database.connection(create=False) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
-
-    @contextmanager
-    def _transaction(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """What is done within is done as a whole, after what others began before."""
-        with self._connection(create=create) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")  # without it, closing takes everything back
-
-    @contextmanager
-    def _connection(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """As long as there is no file, an empty one in memory."""
-        try:
-            if create:
-                self._create()
-            place = self.path if self.path.exists() else ":memory:"
-            with closing(sqlite3.connect(place, timeout=_BUSY_S, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk
-                connection.execute("PRAGMA secure_delete = ON")
-                connection.executescript(_SCHEMA)
-                yield connection
-            return
-        except (OSError, sqlite3.Error):
-            pass
-        raise SettingsError(
-            f"{self.path} cannot be used; make TEEI_HOME writable and give it room, or remove this file"
-        )
-
-    def _create(self) -> None:
-        if not self.path.exists():
-            private_folder(self.path.parent)
-            self.path.touch(mode=0o600)
-            sync_folder(self.path.parent)
 
 
 class Writer:
