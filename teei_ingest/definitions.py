@@ -5,6 +5,7 @@ from teei_ingest.defs.build import build
 from teei_ingest.settings import Settings
 
 if logs.is_dagster():
-    logs.configure(Settings.load().log_format, Settings.load().log_level)
+    settings = Settings.load()
+    logs.configure(settings.log_format, settings.log_level)
 
 defs = build()
