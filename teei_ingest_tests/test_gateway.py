@@ -277,6 +277,7 @@ def _lines(log: Path, route: str) -> list[dict[str, Any]]:
     return [line for line in lines if line.get("route") == route]
 
 
+@pytest.mark.long
 def test_one_gateway_for_a_home(served: Calling) -> None:
     from teei_ingest_tests.gateways import refused
 

@@ -247,7 +247,13 @@ def _together(target: Callable[..., None], arguments: list[tuple[Any, ...]]) -> 
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
-@pytest.mark.parametrize("streams", [("one", "two"), ("one", "one")], ids=["two streams", "the same days"])
+@pytest.mark.parametrize(
+    "streams",
+    [
+        pytest.param(("one", "two"), id="two streams", marks=pytest.mark.long),
+        pytest.param(("one", "one"), id="the same days"),
+    ],
+)
 def test_two_processes_write_to_one_company(store: Store, streams: tuple[str, str]) -> None:
     barrier = SPAWN.Barrier(2)
     _together(_write_days, [(store.uri, stream, barrier) for stream in streams])

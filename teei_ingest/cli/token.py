@@ -70,13 +70,16 @@ def list_(json: Json = False) -> None:
     from datetime import UTC, datetime
 
     from teei_ingest.cli import home
-    from teei_ingest.cli.output import as_json, out, table
+    from teei_ingest.cli.output import as_json, err, out, table
     from teei_ingest.gateway.tokens import Tokens
 
     now = datetime.now(UTC)
     found = Tokens(home.settle()).all()
     if json:
         as_json([{**one.model_dump(mode="json", exclude={"digest"}), "state": one.state(now)} for one in found])
+        return
+    if not found:
+        err().print("[dim]no tokens yet: `teei token create --company SLUG --scope ingest` makes one[/]")
         return
     made = table(["token", "state", "scope", "companies", "created", "expires"])
     for one in found:

@@ -134,7 +134,7 @@ _DETAILS = {
 def _parameter(error: Mapping[str, Any]) -> tuple[str, str]:
     """The name and the problem; neither what was sent, nor the name of what is not known."""
     if error["type"] == "extra_forbidden":
-        return "query", "has a parameter that there is not"
+        return "query", "has a parameter that there is not: `/openapi.json` lists all"
     name = str(error["loc"][-1]) if error["loc"] else "body"
     text = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
