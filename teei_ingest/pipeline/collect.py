@@ -26,7 +26,7 @@ from teei_ingest.pipeline.days import Window
 from teei_ingest.streams.base import SinceOnly
 
 BATCH_ROWS = 10_000
-# After the first batch others help, with batches small enough for all to end at the same time.
+# Where others help: small enough for all to end at the same time.
 SHARED_ROWS = 5_000
 # Records of the first batch, and of each further one, that are looked at for drift: dear ones, so a few.
 LOOKED_AT, LOOKED_AT_LATER = 500, 20
@@ -96,15 +96,14 @@ class Collector:
         ask = Ask(window, watch, raw=found.raw is not None, sample=LOOKED_AT)
         parts: deque[_Work] = deque()
         waiting: list[bytes] = []
-        count, is_large = 0, False
+        count = 0
         try:
             for page in pages:
                 waiting.append(page.body)
                 count += page.count
                 if count >= (SHARED_ROWS if self._crew else BATCH_ROWS):
                     ready, waiting, count = waiting, [], 0
-                    parts.append(self._work(ready, ask, self._crew if is_large else None))
-                    is_large = True
+                    parts.append(self._work(ready, ask, self._crew))
                     ask = replace(ask, sample=LOOKED_AT_LATER)
                     while parts and parts[0].is_ready:
                         self._add(found, parts.popleft())
