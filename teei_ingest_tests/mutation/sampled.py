@@ -50,6 +50,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "store/vanished.py": ("test_vanished.py",),
     "store/views.py": ("test_store_sql.py", "test_vanished.py"),
     "vault/credentials.py": ("test_vault.py",),
+    "vault/database.py": ("test_webhooks.py", "test_gateway.py", "test_metrics.py"),
     "vault/files.py": ("test_landing.py", "test_vault.py"),
     "vault/keys.py": ("test_vault.py", "test_keys_rotate.py"),
 }
