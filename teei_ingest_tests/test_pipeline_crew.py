@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from teei_ingest.pipeline import collect, crew
+from teei_ingest.pipeline.batch import Ask, Part
 from teei_ingest.streams import all_streams
 from teei_ingest_tests.feeding import ACME, quarantined, stored, worker
 from teei_ingest_tests.running import Home
@@ -53,22 +55,24 @@ def test_two_processes_leave_what_one_leaves(home: Callable[..., Home], stream: 
 
 
 @pytest.mark.parametrize("when", ["before it starts", "after the first batch"])
-def test_a_process_that_dies_is_done_without(
-    home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, when: str
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_dies_or_gets_stuck_is_done_without(
+    home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, how: signal.Signals, when: str
 ) -> None:
     dead: list[int] = []
 
     class Dying(crew._Hand):
-        def _do(self, *batch: Any) -> Any:
-            if when == "before it starts" or dead:
-                os.kill(self._pid or 0, signal.SIGKILL)
+        def take(self, bodies: Sequence[bytes], ask: Ask) -> Future[Part]:
+            if self._pid and (when == "before it starts" or dead):
+                os.kill(self._pid, how)
             dead.append(self._pid or 0)
-            return super()._do(*batch)
+            return super().take(bodies, ask)
 
     world = generate(seed=6, companies=[ACME], first=FIRST, last=DAYS[-1], per_day=15)
     with Server(world.records, world.companies) as server:
         alone = work(home, server, "benevity_volunteers", 1)
         monkeypatch.setattr(crew, "_Hand", Dying)
+        monkeypatch.setattr(crew, "PATIENCE_S", 0.2)
         assert work(home, server, "benevity_volunteers", 2) == alone
     assert dead
 
@@ -77,9 +81,9 @@ def test_no_process_is_left_behind(home: Callable[..., Home], monkeypatch: pytes
     pids: list[int] = []
 
     class Known(crew._Hand):
-        def _do(self, *batch: Any) -> Any:
+        def take(self, bodies: Sequence[bytes], ask: Ask) -> Future[Part]:
             pids.append(self._pid or 0)
-            return super()._do(*batch)
+            return super().take(bodies, ask)
 
     monkeypatch.setattr(crew, "_Hand", Known)
     world = generate(seed=7, companies=[ACME], first=FIRST, last=DAYS[-1], per_day=15)

@@ -16,11 +16,13 @@ import os
 import pickle
 import select
 import signal
+import struct
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import cycle
 from typing import Any, NoReturn
 
 from teei_ingest.errors import TeeiError
@@ -29,6 +31,7 @@ from teei_ingest.pipeline.batch import Ask, Part
 # One that is being worked on, and one that waits for it.
 EACH = 2
 PATIENCE_S = 60.0
+_SIZE = struct.Struct("Q")
 
 Work = Callable[[Sequence[bytes], Ask], Part]
 
@@ -60,19 +63,25 @@ class Crew:
 
 
 class _Hand:
-    """One process, and a thread that waits for it."""
+    """One process, and a thread that waits for it.
+
+    A batch lies in memory that both share, so that it is there in one step: through a pipe it would go in forty, and at
+    each the other threads of this process may take a while to let this one on.
+    """
 
     def __init__(self, work: Work) -> None:
         self._pid: int | None = None
         self._asked: list[Future[Part]] = []
         self._thread = ThreadPoolExecutor(1, "crew")
+        self._places = [os.memfd_create("batch") for _ in range(EACH)]
+        self._next = 0
         orders, self._orders = os.pipe()
         self._parts, parts = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads; see the module
             pid = os.fork()
         if not pid:
-            _serve(work, orders, parts)
+            _serve(work, self._places, orders, parts)
         self._pid = pid
         os.close(orders)
         os.close(parts)
@@ -84,19 +93,23 @@ class _Hand:
         return len(self._asked)
 
     def take(self, bodies: Sequence[bytes], ask: Ask) -> Future[Part]:
-        """A batch to do after those that it has."""
-        self._asked.append(self._thread.submit(self._do, bodies, ask))
+        """A batch to do after those that it has, which are fewer than `EACH`."""
+        place = self._places[self._next]
+        self._next = (self._next + 1) % EACH
+        is_there = False
+        with suppress(OSError):
+            _put(place, self._orders, (list(bodies), ask))
+            is_there = True
+        self._asked.append(self._thread.submit(self._part, place, is_there))
         return self._asked[-1]
 
-    def _do(self, bodies: Sequence[bytes], ask: Ask) -> Part:
+    def _part(self, place: int, is_there: bool) -> Part:
         result: Any = None
-        with suppress(OSError, EOFError, pickle.PickleError):
-            with os.fdopen(self._orders, "wb", closefd=False) as orders:
-                pickle.dump((list(bodies), ask), orders, pickle.HIGHEST_PROTOCOL)
-            if not select.select([self._parts], [], [], PATIENCE_S)[0]:
-                self._kill()
-            with os.fdopen(self._parts, "rb", closefd=False) as parts:
-                result = pickle.load(parts)
+        if is_there:
+            with suppress(OSError, EOFError, pickle.PickleError):
+                if not select.select([self._parts], [], [], PATIENCE_S)[0]:
+                    self._kill()
+                result = _taken(place, self._parts)
         if isinstance(result, TeeiError):
             raise result
         if not isinstance(result, Part):
@@ -107,8 +120,8 @@ class _Hand:
         """End the process; it has nothing of its own that could be left half-done."""
         self._kill()
         self._thread.shutdown(cancel_futures=True)
-        os.close(self._orders)
-        os.close(self._parts)
+        for descriptor in (self._orders, self._parts, *self._places):
+            os.close(descriptor)
 
     def _kill(self) -> None:
         pid, self._pid = self._pid, None
@@ -118,16 +131,31 @@ class _Hand:
                 os.waitpid(pid, 0)
 
 
-def _serve(work: Work, orders: int, parts: int) -> NoReturn:
+def _put(place: int, told: int, content: object) -> None:
+    """Leave something in shared memory, and tell the other side how many bytes it is."""
+    data = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+    if os.pwrite(place, data, 0) != len(data):
+        raise OSError
+    os.write(told, _SIZE.pack(len(data)))
+
+
+def _taken(place: int, told: int) -> Any:
+    """What the other side left, once it has told. Raises EOFError if it is gone."""
+    size = os.read(told, _SIZE.size)
+    if len(size) < _SIZE.size:
+        raise EOFError
+    (count,) = _SIZE.unpack(size)
+    return pickle.loads(os.pread(place, count, 0))
+
+
+def _serve(work: Work, places: Sequence[int], orders: int, parts: int) -> NoReturn:
     """The other process: batches come in, their parts go out."""
     try:
         gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
-        _keep_open(orders, parts)
-        with os.fdopen(orders, "rb") as source, os.fdopen(parts, "wb") as target:
-            while True:
-                pickle.dump(_done(work, *pickle.load(source)), target, pickle.HIGHEST_PROTOCOL)
-                target.flush()
+        _keep_open(orders, parts, *places)
+        for place in cycle(places):
+            _put(place, parts, _done(work, *_taken(place, orders)))
     finally:
         os._exit(0)
 
