@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument(
         "--only", type=int, metavar="CASE", help="this one alone, and its smallest form that goes wrong"
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes; 0 for none but this one")
+    # One more than there are cores, since a case also waits.
+    workers = (os.cpu_count() or 1) + 1
+    parser.add_argument("--workers", type=int, default=workers, help="processes; 0 for none but this one")
     asked = parser.parse_args()
     begun, back = time.monotonic(), Path.cwd()
     verdicts = []

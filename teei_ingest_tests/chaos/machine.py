@@ -1,4 +1,4 @@
-"""Playing cases: seven share a run, one of each system, and forty-two a home, in as many processes as there are cores.
+"""Playing cases: seven share a run, one of each system, and forty-two a home, in a few processes.
 
 One home in forty has Dagster's SQLite instance, the others have the ephemeral one.
 """

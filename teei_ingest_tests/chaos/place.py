@@ -41,7 +41,7 @@ _MEMORY = Path("/dev/shm")  # a file system that has no disk to wait for, where 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SETTINGS = {
     "TEEI_MASTER_KEY": MASTER_KEY,
-    "TEEI_READ_TIMEOUT_S": "0.5",
+    "TEEI_READ_TIMEOUT_S": "1",
     "TEEI_MAX_RESPONSE_MB": "4",
     "TEEI_PROCESSES": "1",
 }
