@@ -244,7 +244,7 @@ def place() -> Iterator[Place]:
     """A place of this process's own; its variables and working folder are this process's."""
     config = SandboxConfig(
         companies={slug: company_id(slug) for slug in SLUGS},
-        records=12,
+        records=10,
         spread=0.8,
         people=12,
         bad_ratio=0.02,
