@@ -262,6 +262,8 @@ CUT = [
     Answer(body=b"2bc\r\n" + BODY[:700] + b"\r\n", headers={"Transfer-Encoding": "chunked"}, close=True),
     Answer(body=b"fff\r\n" + BODY[:700], headers={"Transfer-Encoding": "chunked"}, close=True),
     Answer(body=BODY[:700], length=-1, close=True),
+    Answer(body=BODY[: BODY.index(b"}, ", 700) + 1], length=-1, close=True),
+    Answer(body=gzip.compress(BODY[: BODY.index(b"}, ", 700) + 1]), headers={"Content-Encoding": "gzip"}),
     Answer(body=gzip.compress(BODY)[:500], headers={"Content-Encoding": "gzip"}),
     Answer(body=b"no gzip at all", headers={"Content-Encoding": "gzip"}),
     Answer(body=BODY[:700]),

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
+import msgspec
 import requests
 import tenacity
 import urllib3
@@ -52,6 +53,8 @@ _CONNECTIONS = 32
 _PROBE_TIMEOUT_S = 5.0
 # So long nothing else asks whether a system is down that answered its probe.
 _WELL_S = 30.0
+_SYNTAX = msgspec.json.Decoder(msgspec.Raw)
+_BOM = b"\xef\xbb\xbf"
 _OBJECT_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 # At DEBUG it prints query strings, at WARNING whole addresses whose replies have odd headers.
@@ -570,7 +573,21 @@ class Source:
         if body is not None and not _OBJECT_BEGINS.match(body):
             what = "something that is not a JSON object" if body.strip() else "an empty body"
             raise self.error(SourceMisbehaves, f"answers with {what}; check the base address", caller)
-        # Where neither a length nor chunks tell, and with a cut gzip stream, only the end of the text does.
-        if body is None or not body.rstrip().endswith(b"}"):
+        if body is None or not _is_whole(response, body):
             raise _Temporary(self.error(SourceDown, "its reply breaks off in the middle; try again later", caller))
         return body
+
+
+def _is_whole(response: requests.Response, body: bytes) -> bool:
+    """Whether a body ends where its text does, which is looked through where neither a length nor chunks tell."""
+    if not body.rstrip().endswith(b"}"):
+        return False
+    headers = response.headers
+    # Of a cut gzip stream, the length is that of what was sent.
+    if "Content-Encoding" not in headers and ("Content-Length" in headers or "Transfer-Encoding" in headers):
+        return True
+    try:
+        _SYNTAX.decode(body.removeprefix(_BOM))
+    except msgspec.DecodeError:
+        return False
+    return True
