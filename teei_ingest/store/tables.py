@@ -53,6 +53,7 @@ PROPERTIES: dict[str, str | None] = {
 }
 _LOG_RETENTION = "delta.logRetentionDuration"
 _BY_DAY = [("day", "ascending"), ("event_id", "ascending")]
+_DIFFERENT = ("event_id", "source_id", "timestamp", "source_timestamp")
 # Nor do the files' own footers; and no dictionary of what hardly ever comes twice.
 _WRITER = WriterProperties(
     compression="ZSTD",
@@ -60,10 +61,10 @@ _WRITER = WriterProperties(
     max_row_group_size=ROW_GROUP,
     default_column_properties=ColumnProperties(statistics_enabled="NONE"),
     column_properties={
-        **{name: ColumnProperties(statistics_enabled="CHUNK") for name in STATISTICS},
+        **{name: ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE") for name in _DIFFERENT},
         **{
-            name: ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
-            for name in ("event_id", "source_id")
+            name: ColumnProperties(dictionary_enabled=name not in _DIFFERENT, statistics_enabled="CHUNK")
+            for name in STATISTICS
         },
     },
 )
