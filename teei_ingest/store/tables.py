@@ -534,10 +534,9 @@ class Store:
         files = self._files()
         # In this order: whoever makes a store in the sandbox marks it before its first table.
         everything = pafs.FileSelector("", allow_not_found=True)
-        try:
-            found = files.get_file_info(everything)
-        except FileNotFoundError:  # Arrow looks twice, and another process made the folder in between
-            found = files.get_file_info(everything)
+        looked = Retrying(retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(5), reraise=True)
+        # Arrow looks twice, and another process may make the folder in between.
+        found = looked(files.get_file_info, everything)
         filled = any(info.base_name != MARKER for info in found)
         marked = files.get_file_info(MARKER).type is not pafs.FileType.NotFound
         if marked and not self.sandbox:
