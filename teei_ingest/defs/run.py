@@ -43,7 +43,7 @@ from teei_ingest.defs.partitions import (
     split,
 )
 from teei_ingest.defs.queue import UNFINISHED
-from teei_ingest.defs.sqlite import quicken
+from teei_ingest.defs.sqlite import quicken, remove_half_made
 from teei_ingest.errors import SettingsError, StoreError
 from teei_ingest.interrupts import Interrupts
 from teei_ingest.settings import Settings
@@ -73,6 +73,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
     home = os.environ.get("DAGSTER_HOME", "")
     try:
         with FileLock(Path(home) / ".opening", mode=0o600):  # processes that make its databases at once spoil them
+            remove_half_made(Path(home))
             opened = dg.DagsterInstance.get()
     except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is mended in the same way
         kind = type(error).__name__
