@@ -217,6 +217,20 @@ def test_a_dead_prober_and_a_clock_set_back_keep_nobody_out(
     assert make(server.url).get(PATH, {}) == OK.body
 
 
+def test_somebody_who_asks_at_this_very_instant_is_waited_for(
+    make: Make, vendor: tuple[Vendor, Server], clock: Clock, tmp_path: Path
+) -> None:
+    script, server = vendor
+    script.up = False
+    fails(make(server.url))
+    (path,) = (tmp_path / "home" / "quota").glob("*.circuit")
+    state, now = json.loads(path.read_bytes()), clock.now
+    path.write_text(json.dumps(state | {"pause": 0, "asked": now, "answer": now + 10}))
+    script.up = True
+    assert make(server.url).get(PATH, {}) == OK.body
+    assert clock.now >= now + 10
+
+
 def test_the_state_says_no_secret_and_is_for_this_user_alone(
     make: Make, vendor: tuple[Vendor, Server], tmp_path: Path
 ) -> None:

@@ -1,15 +1,17 @@
-"""Several companies in one deployment, on SQLite and on Postgres: nobody waits for another one's year, and nothing is
-done twice or not at all when the daemon is killed.
+"""A deployment on SQLite and on Postgres: what its daemon does by itself, that nobody waits for another one's year, and
+that nothing is done twice or not at all when the daemon is killed.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
+from time import time as clock
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.tables import contracts
 from teei_ingest.streams import all_streams
+from teei_ingest.webhooks.deliveries import Deliveries, Delivery
 from teei_ingest_tests.dagster_parts import (
     all_assets,
     check_statuses,
@@ -34,20 +37,29 @@ from teei_ingest_tests.dagster_parts import (
     statuses,
 )
 from teei_ingest_tests.deployed import Deployment, Run, deployed, postgres
+from teei_ingest_tests.extracting import Answer, Ask
+from teei_ingest_tests.extracting import serving as answering
 
 FIRST = date(2024, 3, 4)
 STORAGES = ("sqlite", "postgres")
+SCHEDULE, SENSOR = "dagster/schedule_name", "dagster/sensor_name"
+
+
+def register(folder: Path, slugs: Sequence[str]) -> Path:
+    """The companies file with these companies."""
+    file = folder / "companies.yaml"
+    entries = [{"id": company_id(slug), "slug": slug, "name": slug} for slug in slugs]
+    file.write_text(yaml.safe_dump({"companies": entries}))
+    return file
 
 
 @contextmanager
-def serving(folder: Path, slugs: Sequence[str], storage: str) -> Iterator[tuple[Deployment, Running]]:
+def serving(folder: Path, slugs: Sequence[str], storage: str, **more: str) -> Iterator[tuple[Deployment, Running]]:
     """A deployment of these companies that reads a sandbox of its own, which has few records."""
     config = SandboxConfig({slug: company_id(slug) for slug in slugs}, records=2, people=20)
-    registry = folder / "companies.yaml"
-    entries = [{"id": identity, "slug": slug, "name": slug} for slug, identity in config.companies.items()]
-    registry.write_text(yaml.safe_dump({"companies": entries}))
+    registry = register(folder, slugs)
     with running(config) as sandbox, postgres() if storage == "postgres" else nullcontext("") as url:
-        variables = environment(config, sandbox.url) | {"TEEI_COMPANIES": str(registry)}
+        variables = environment(config, sandbox.url) | {"TEEI_COMPANIES": str(registry)} | more
         with deployed(folder, variables, slugs, postgres=url) as made:
             yield made, sandbox
 
@@ -55,6 +67,63 @@ def serving(folder: Path, slugs: Sequence[str], storage: str) -> Iterator[tuple[
 def has_runs(deployment: Deployment, backfill: str, least: int) -> bool:
     """Whether a backfill has so many runs."""
     return len(deployment.runs_of(backfill)) >= least
+
+
+# --- by itself --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_what_the_daemon_does_by_itself(tmp_path: Path, storage: str) -> None:
+    one, other = "acme-corp", "globex-inc"
+    alone, announced, broken = "goodera_volunteers", "benevity_donations", "kintell_sessions"
+    wanted, alerts = keys(one, days(FIRST, 3)), list[Ask]()
+
+    def hear(ask: Ask) -> Answer:
+        alerts.append(ask)
+        return Answer()
+
+    with answering(hear) as hook, serving(tmp_path, [one, other], storage, TEEI_ALERT_URL=hook.url) as found:
+        deployment, sandbox = found
+        register(tmp_path, [one, other, "initech"])
+        deployment.start_daemon()
+        eventually(lambda: "initech" in deployment.ask.companies(), "a company in the file is a partition")
+        register(tmp_path, [one, other])
+
+        # A stream alone is given its events, a day that a webhook announced is fetched, who fails is told of once.
+        assert deployment.launch("goodera", wanted[0], wanted[-1], [alone]) == "SUCCESS"
+        delivery = Delivery(os.urandom(16), one, announced, FIRST, clock())
+        Deliveries(Settings.load(deployment.env)).add([delivery], refused=lambda company: False)
+        sandbox.faults({"faults": [{"fault": "status-403", "stream": broken}]})
+        assert deployment.launch("kintell", wanted[0], wanted[0], [broken, f"{broken}_events"]) == "FAILURE"
+        sandbox.no_faults()
+
+        def state(asset: str) -> set[str]:
+            with instance_in(deployment.home) as instance:
+                return set(statuses(instance, deployment.definitions, asset, wanted).values())
+
+        eventually(lambda: state(f"{alone}_events") == {"MATERIALIZED"}, "the events of what landed")
+        eventually(lambda: "MATERIALIZED" in state(f"{announced}_events"), "the day of the webhook")
+        assert [len(deployment.tagged(SENSOR, name)) for name in ("landings", "webhook_deliveries")] == [1, 1]
+        eventually(lambda: alerts, "an alert")
+
+        deployment.start_schedule("nightly")
+        pause(deployment)
+        the_night_comes(deployment)
+
+        def nights() -> list[tuple[str, str]]:
+            return sorted((run.company, run.status) for run in deployment.tagged(SCHEDULE, "nightly"))
+
+        eventually(lambda: nights() == [(one, "SUCCESS"), (other, "SUCCESS")], "the night is over", 300)
+        assert len(alerts) == 1
+
+        # What the log forgets is no state of a partition.
+        with instance_in(deployment.home) as instance:
+            before = {asset: statuses(instance, deployment.definitions, asset, wanted) for asset in all_assets()}
+            gone = forget_runs(instance, datetime.combine(datetime.now(UTC).date() + timedelta(1), time(), UTC))
+            after = {asset: statuses(instance, deployment.definitions, asset, wanted) for asset in all_assets()}
+        assert before == after and gone["run_log"] > 0
 
 
 # --- nobody waits -----------------------------------------------------------------------------------------------------
@@ -95,7 +164,7 @@ def test_a_night_gets_through_while_another_company_backfills_a_year(tmp_path: P
         the_night_comes(deployment)
 
         def nights() -> dict[str, Run]:
-            return {run.company: run for run in deployment.tagged("dagster/schedule_name", "nightly")}
+            return {run.company: run for run in deployment.tagged(SCHEDULE, "nightly")}
 
         eventually(lambda: nights().keys() == {busy, other}, "the night has come", 180)
         eventually(lambda: nights()[other].ended, "one company's night is over", 300)
