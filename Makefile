@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+FLEET := .venv/.fleet
 
 # Until `teei init` writes a .env, everything runs in the sandbox's home; a variable that is set wins.
 ifeq ($(wildcard .env),)
@@ -13,7 +14,7 @@ endif
 # Nothing here calls home.
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: help setup demo dev test test-all test-machine lint format bench privacy canary chaos kill mutation lock docs clean
+.PHONY: help setup demo dev test test-all test-machine lint format bench privacy canary chaos kill mutation lock docs sbom licenses audit clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -28,6 +29,11 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+# What the tests marked `fleet` start weighs more than all the rest, so whoever does not run them does not wait for it.
+$(FLEET): $(STAMP) requirements-fleet.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirements requirements-fleet.lock
+	@touch $@
+
 demo: setup ## sandbox, three companies, seven days, all 24 assets, then a table
 	@$(BIN)/teei demo
 
@@ -35,10 +41,10 @@ dev: setup ## the sandbox and the Dagster UI together; Ctrl-C ends both
 	@$(BIN)/teei dev
 
 test: setup ## the tests that every change runs
-	@$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not machine'
+	@$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not fleet and not machine'
 
-test-all: test ## and the long ones: daemons, browsers, what CI runs
-	@$(BIN)/pytest -n 2 --dist loadfile -m long
+test-all: test $(FLEET) ## and the long ones: daemons, browsers, engines; what CI runs
+	@$(BIN)/pytest -n 2 --dist loadfile -m 'long or fleet'
 
 test-machine: setup ## what wants the machine for itself: full disks, signals, kills, a misbehaving sandbox
 	@$(BIN)/pytest -m machine
@@ -79,6 +85,16 @@ docs: setup ## write the generated pages and schemas anew
 
 lock: setup ## resolve the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --extra dev -o requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --extra fleet -c requirements.lock -o requirements-fleet.lock pyproject.toml
+
+sbom: setup ## list what the lock file brings along, in CycloneDX; writes docs/sbom.cdx.json
+	@$(BIN)/python -m teei_ingest_tests.supply sbom
+
+licenses: setup ## its licences, and whether all are allowed; writes docs/licenses.md
+	@$(BIN)/python -m teei_ingest_tests.supply licenses
+
+audit: setup ## known vulnerabilities of the locked packages, as the package index knows them
+	@$(BIN)/python -m teei_ingest_tests.supply audit
 
 clean: ## remove the sandbox's data and caches, not .venv
 	@rm -rf .teei/sandbox .pytest_cache .ruff_cache .mypy_cache

@@ -5,7 +5,9 @@
     ├── SettingsError          3   mend the settings
     │   ├── MissingCredentials     set the named variables
     │   ├── CompaniesFileError     mend the companies file at the named line
-    │   └── KeyringError           bring back the master key or the key file
+    │   ├── KeyringError           bring back the master key or the key file
+    │   └── SecretsError           mend what the secrets manager refuses, or what is not in it
+    │       └── SecretsDown    4       (no answer, sealed, 5xx) unseal it, or wait and try again
     ├── SourceError            4   a source system did not give what was asked for
     │   ├── BadCredentials         (401) renew the credentials
     │   ├── NotAllowed             (403) have the source grant access
@@ -80,7 +82,7 @@ class SettingsError(TeeiError):
 class MissingCredentials(SettingsError):
     """Environment variables are not set; `names` are exactly those that would complete the credentials.
 
-    `shared` are variables that would do in place of those, for all companies together.
+    `shared` are variables that would do in place of those, for all companies together; `where` is the place for them.
     """
 
     code = "missing_credentials"
@@ -90,6 +92,7 @@ class MissingCredentials(SettingsError):
         names: Iterable[str],
         *,
         shared: Iterable[str] = (),
+        where: str = "the environment or in .env",
         system: str | None = None,
         stream: str | None = None,
         company: str | None = None,
@@ -98,7 +101,7 @@ class MissingCredentials(SettingsError):
         self.shared = tuple(shared)
         instead = f"; or, for all companies, {', '.join(self.shared)}" if self.shared else ""
         super().__init__(
-            f"set {', '.join(self.names)} in the environment or in .env{instead}",
+            f"set {', '.join(self.names)} in {where}{instead}",
             system=system,
             stream=stream,
             company=company,
@@ -115,6 +118,19 @@ class KeyringError(SettingsError):
     """A company's keys are lost, damaged or wrapped by another master key."""
 
     code = "keyring"
+
+
+class SecretsError(SettingsError):
+    """The secrets manager does not know us, does not allow it, or has not what is asked for."""
+
+    code = "secrets"
+
+
+class SecretsDown(SecretsError):
+    """The secrets manager does not answer, is sealed or overloaded; it may do later."""
+
+    code = "secrets_down"
+    exit_code = 4
 
 
 class SourceError(TeeiError):

@@ -10,18 +10,22 @@ A value comes from the first of these that has it; an empty value counts as abse
 2. the environment
 3. `environment` in `$TEEI_HOME/sandbox.json`, which the sandbox writes and which marks a sandbox's home
 4. the default
+
+In the first two, `X_FILE` may name a file with the value of `X`, if `X` is a setting or a credential.
 """
 
 import base64
 import binascii
 import json
 import os
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -39,10 +43,14 @@ from pydantic import (
 
 from teei_ingest.errors import SettingsError
 from teei_ingest.logs import Format, Level
+from teei_ingest.systems import prefixes
 
 SANDBOX_MASTER_KEY = base64.b64encode(b"sandbox only, never in production"[:32]).decode()
 SANDBOX_FILE = "sandbox.json"
 
+_FILE = "_FILE"  # behind a variable's name: where its value is
+_PATH = r"(?!\.\.?(/|$))[\w.-]+(/(?!\.\.?(/|$))[\w.-]+)*"  # which leads nowhere else
+_OUTSIDE = rf"transit:{_PATH}|kms:[\w:/-]+"
 _MAKE_A_KEY = """python3 -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())'"""
 
 
@@ -107,7 +115,14 @@ def _store_uri(value: Any) -> Any:
     return value if "://" in str(value) else str(_absolute(value))
 
 
+def _path(text: str) -> str:
+    if re.fullmatch(_PATH, text, re.ASCII):
+        return text
+    raise ValueError("has to be names of letters, digits, `_`, `.`, `-`, with `/` between them")
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+PathInside = Annotated[str, AfterValidator(_path)]
 
 
 class Settings(BaseModel):
@@ -160,12 +175,51 @@ class Settings(BaseModel):
     master_key: SecretStr | None = Field(
         default=None,
         description="32 bytes in base64; wraps the companies' keys. Default in a sandbox's home alone: a "
-        f"published key. Make one with `{_MAKE_A_KEY}`.",
+        f"published key. Make one with `{_MAKE_A_KEY}`. Or the name of a key that stays "
+        "[outside](secrets.md#the-master-key-outside): `transit:NAME` in Vault, `kms:ID` in AWS.",
     )
     master_key_new: SecretStr | None = Field(
         default=None,
         description="The master key that `teei keys rotate --master` brings in; nothing else reads it.",
     )
+    secrets: Literal["env", "vault", "aws"] = Field(
+        default="env",
+        description="Where credentials are that the environment does not have: `env`, nowhere; `vault`, in HashiCorp "
+        "Vault or OpenBao; `aws`, in AWS Secrets Manager. See [Secrets](secrets.md).",
+    )
+    secrets_path: PathInside = Field(
+        default="teei",
+        description="What the names of secrets begin with there: a company's is `teei/SLUG`, that of all is "
+        "`teei/_shared`.",
+    )
+    secrets_ttl_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="Seconds that a secret is remembered, and a file that a variable `…_FILE` names; then it is read "
+        "again.",
+    )
+    vault_addr: str | None = Field(default=None, alias="VAULT_ADDR", description="Address of Vault, https.")
+    vault_token: SecretStr | None = Field(
+        default=None, alias="VAULT_TOKEN", description="Token for Vault; or log in by AppRole."
+    )
+    vault_role_id: str | None = Field(
+        default=None, alias="VAULT_ROLE_ID", description="AppRole to log in with at Vault."
+    )
+    vault_secret_id: SecretStr | None = Field(
+        default=None, alias="VAULT_SECRET_ID", description="Secret id of that AppRole."
+    )
+    vault_namespace: str | None = Field(
+        default=None, alias="VAULT_NAMESPACE", description="Namespace in Vault, where it has any."
+    )
+    vault_cacert: AbsolutePath | None = Field(
+        default=None,
+        alias="VAULT_CACERT",
+        description="File with the certificate of the authority that signed Vault's. Default: those that Python knows.",
+    )
+    vault_mount: PathInside = Field(
+        default="secret", description="Where in Vault the KV engine, version 2, is mounted."
+    )
+    vault_approle_mount: PathInside = Field(default="approle", description="Where in Vault AppRole is mounted.")
     plaintext_hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
         default=(),
         description="Host names, separated by commas, that may be talked to over http. Loopback always may.",
@@ -242,6 +296,13 @@ class Settings(BaseModel):
         description="Days that files are kept in which Dagster put what steps printed; the project's `dagster.yaml` "
         "has it put them nowhere.",
     )
+    vacuum_retention_h: int = Field(
+        default=24,
+        ge=24,
+        le=24 * 366,
+        description="Hours that files stay which only older versions of the event tables need, for whoever is reading "
+        "one, or none yet, for whoever is writing: a run may take 24 hours. What an erasure deletes goes at once.",
+    )
     gateway_wait_s: float = Field(
         default=300.0,
         gt=0,
@@ -265,11 +326,13 @@ class Settings(BaseModel):
     )
 
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _files: Mapping[str, Path] = PrivateAttr(default_factory=dict)
+    _files_read: float = PrivateAttr(default=0.0)
 
     @field_validator("master_key")
     @classmethod
     def _check_master_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
+        if value is not None and not is_outside(value.get_secret_value()):
             decode_master_key(value.get_secret_value())
         return value
 
@@ -286,6 +349,8 @@ class Settings(BaseModel):
             if has_env_file:
                 environ |= _read_env_file(env_file)
         given = {name: value for name, value in environ.items() if value.strip()}
+        files = _take_files(given, {str(info.alias) for info in cls.model_fields.values()})
+        given |= {name: _read_value(name, path) for name, path in files.items()}
         default_home = project_root() / ".teei" if has_env_file else sandbox_home()
         home = _absolute(given.get("TEEI_HOME", str(default_home)))
         merged = _read_sandbox_file(home) | given | {"TEEI_HOME": str(home)}
@@ -294,14 +359,29 @@ class Settings(BaseModel):
         except ValidationError as error:
             problems = [f"{problem['loc'][0]}: {_reason(problem['msg'])}" for problem in error.errors()]
         else:
-            settings._environ = merged
+            settings._environ, settings._files, settings._files_read = merged, files, time.monotonic()
             return settings
         raise SettingsError("; ".join(problems))
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """All variables after merging, from which the credentials are read."""
+        """All variables after merging, from which the credentials are read; those from files as the files are now."""
+        if self._files and time.monotonic() >= self._files_read + self.secrets_ttl_s:
+            self.read_files()
         return self._environ
+
+    def read_files(self) -> None:
+        """Read the files again that variables name. What has no file any more is absent, for its company alone."""
+        environ = {name: value for name, value in self._environ.items() if name not in self._files}
+        for name, path in self._files.items():
+            with suppress(SettingsError):
+                environ[name] = _read_value(name, path)
+        self._environ, self._files_read = environ, time.monotonic()
+
+    @property
+    def in_object_store(self) -> bool:
+        """Whether the event tables, and what is kept beside them, are in no folder."""
+        return "://" in self.store_uri.removeprefix("file://")
 
     @property
     def is_sandbox(self) -> bool:
@@ -309,8 +389,16 @@ class Settings(BaseModel):
         own_key = self.master_key is not None and not is_published(self.master_key.get_secret_value())
         return not own_key and (self.home == sandbox_home() or (self.home / SANDBOX_FILE).is_file())
 
+    @property
+    def outside_key(self) -> str:
+        """The name of the master key where it stays outside; else empty."""
+        text = self.master_key.get_secret_value().strip() if self.master_key else ""
+        return text if is_outside(text) else ""
+
     def master_key_bytes(self) -> bytes:
-        """The 32 bytes of the master key. Raises SettingsError if there is none."""
+        """The 32 bytes of the master key. Raises SettingsError if there is none, or it stays outside."""
+        if self.outside_key:
+            raise SettingsError(f"TEEI_MASTER_KEY is {self.outside_key}, which stays outside")
         if self.master_key is None and not self.is_sandbox:
             raise SettingsError(f"set TEEI_MASTER_KEY, 32 bytes in base64; make one with: {_MAKE_A_KEY}")
         text = self.master_key.get_secret_value() if self.master_key else SANDBOX_MASTER_KEY
@@ -334,7 +422,39 @@ def decode_master_key(text: str) -> bytes:
 
 def is_published(text: str) -> bool:
     """Whether a master key is the sandbox's, however it is spelt. Raises ValueError as `decode_master_key`."""
-    return decode_master_key(text) == decode_master_key(SANDBOX_MASTER_KEY)
+    return not is_outside(text) and decode_master_key(text) == decode_master_key(SANDBOX_MASTER_KEY)
+
+
+def is_outside(text: str) -> bool:
+    """Whether a master key is the name of one that stays in Vault or AWS."""
+    return re.fullmatch(_OUTSIDE, text.strip(), re.ASCII) is not None
+
+
+def _take_files(given: dict[str, str], settings: Collection[str]) -> dict[str, Path]:
+    """Take the variables `X_FILE` out, of which X is a setting or a credential: the file of each X."""
+    found = {}
+    for name in [name for name in given if name.endswith(_FILE)]:
+        variable = name.removesuffix(_FILE)
+        if variable not in settings and not variable.startswith(prefixes()):
+            continue
+        if variable in given:
+            raise SettingsError(f"{variable} and {name} are both set: take one of them away")
+        found[variable] = Path(given.pop(name).strip()).expanduser().absolute()
+    return found
+
+
+def _read_value(variable: str, path: Path) -> str:
+    try:
+        value = path.read_bytes().decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        problem = error.strerror or "cannot be read"
+    except UnicodeDecodeError:
+        problem = "is not UTF-8"
+    else:
+        if value.strip():
+            return value
+        problem = "is empty"
+    raise SettingsError(f"{variable}{_FILE}, {path}: {problem}")
 
 
 def _read_env_file(path: Path) -> dict[str, str]:

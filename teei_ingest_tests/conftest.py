@@ -25,7 +25,7 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test sees no variable of ours that it has not set."""
     prefixes = ("TEEI_", "DAGSTER_", "BENEVITY_", "GOODERA_", "WORKDAY_", "KINTELL_", "UPSKILLING_", "BUDDY_")
     for name in list(os.environ):
-        if name.startswith((*prefixes, "MENTORSHIP_", "INTERNAL_")):
+        if name.startswith((*prefixes, "MENTORSHIP_", "INTERNAL_", "VAULT_", "AWS_")):
             monkeypatch.delenv(name)
 
 

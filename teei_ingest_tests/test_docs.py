@@ -9,6 +9,7 @@ import subprocess
 import tomllib
 import xml.etree.ElementTree as ET
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def test_variables_in_the_text_exist(page: Path) -> None:
     from teei_ingest.settings import Settings
 
     known = {info.alias or f"TEEI_{name.upper()}" for name, info in Settings.model_fields.items()}
-    assert set(re.findall(r"\bTEEI_[A-Z_]+\b", read(page))) <= known
+    named = set(re.findall(r"\bTEEI_[A-Z_]+\b", read(page)))
+    assert {name.removesuffix("_FILE") for name in named} <= known
 
 
 def blocks_of_code(path: str, language: str) -> list[str]:
@@ -209,7 +211,7 @@ def test_the_stream_that_is_shown_is_one() -> None:
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
     extras = project["optional-dependencies"]
-    named = {re.split(r"[<>=\[ ]", line)[0] for line in (*project["dependencies"], *extras["sandbox"], *extras["dev"])}
+    named = {re.split(r"[<>=\[ ]", line)[0] for line in chain(project["dependencies"], *extras.values())}
     reasons = re.findall(r"`([\w.-]+)[^`]*`", read("docs/decisions/0002-dependencies.md"))
     assert named - {"teei-ingest"} <= set(reasons)
 

@@ -30,6 +30,7 @@ from teei_ingest_tests.extracting import (
     Ask,
     Clock,
     Server,
+    certificate,
     credentials,
     in_turn,
     serving,
@@ -497,9 +498,9 @@ def test_a_certificate_has_to_be_trusted(
 ) -> None:
     import http.server
 
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(_certificate(tmp_path)))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate(tmp_path)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(_certificate(tmp_path))
+    context.load_cert_chain(certificate(tmp_path))
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -519,32 +520,3 @@ def test_a_certificate_has_to_be_trusted(
         server.shutdown()
         thread.join()
     assert asked == []
-
-
-def _certificate(folder: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that nobody vouches for."""
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = folder / "server.pem"
-    path.write_bytes(private + certificate.public_bytes(pem))
-    return path

@@ -28,12 +28,14 @@ from teei_ingest.vault.keys import (
     tombstone,
     versions,
 )
+from teei_ingest.vault.wrapping import LocalMaster
 
 ACME, GLOBEX, INITECH = SANDBOX_COMPANIES
 ZENITH = System("zenith", "Zenith", "external", "ZENITH_API_URL", ApiKey("X-Key"), "project_id", 100, "zenith")
 ALONE = Companies([ACME])
 ALL = Companies(SANDBOX_COMPANIES)
 MASTER, OTHER = bytes(range(32)), bytes(range(1, 33))
+MASTERS = LocalMaster(MASTER), LocalMaster(OTHER)
 
 BENEVITY = {
     "BENEVITY_API_URL": "https://benevity.example/api/",
@@ -295,7 +297,7 @@ def test_wrong_master_key(tmp_path: Path) -> None:
     with pytest.raises(KeyringError, match="needs another master key: set TEEI_MASTER_KEY") as caught:
         KeyRing.open(settings_of({}, tmp_path, OTHER), ACME)
     assert caught.value.exit_code == 3
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 def test_lost_keys_are_not_made_anew(tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ def test_a_ring_keeps_every_version(tmp_path: Path) -> None:
     assert second.key("pseudonym") != first.key("pseudonym")
     assert KeyRing.open(settings, ACME).keys("seal") == second.keys("seal")
     assert second.keys("event_id") == first.keys("event_id")
-    rewrap(settings, MASTER, OTHER)
+    rewrap(settings, *MASTERS)
     assert KeyRing.open(settings_of({}, tmp_path, OTHER), ACME).keys("pseudonym") == second.keys("pseudonym")
 
 
@@ -383,7 +385,7 @@ def test_keys_that_were_destroyed_are_not_made_anew(tmp_path: Path) -> None:
         KeyRing.open(settings, ACME)
     assert not has_ring(settings, ACME)
     KeyRing.open(settings, GLOBEX)
-    assert rewrap(settings, MASTER, OTHER) == 1, "a tombstone is no ring"
+    assert rewrap(settings, *MASTERS) == 1, "a tombstone is no ring"
 
 
 def test_keys_cannot_be_swapped(tmp_path: Path) -> None:
@@ -488,18 +490,18 @@ def test_sandboxes_have_the_same_keys(tmp_path: Path) -> None:
 def test_rewrap(tmp_path: Path) -> None:
     old, new = settings_of({}, tmp_path), settings_of({}, tmp_path, OTHER)
     before = [keys(KeyRing.open(old, company)) for company in SANDBOX_COMPANIES]
-    assert rewrap(old, MASTER, OTHER) == 3
+    assert rewrap(old, *MASTERS) == 3
     assert [keys(KeyRing.open(new, company)) for company in SANDBOX_COMPANIES] == before
     with pytest.raises(KeyringError, match="another master key"):
         KeyRing.open(old, ACME)
-    assert rewrap(old, MASTER, OTHER) == 0
+    assert rewrap(old, *MASTERS) == 0
 
 
 def test_rewrap_goes_on_where_it_broke(tmp_path: Path) -> None:
     old, new = settings_of({}, tmp_path), settings_of({}, tmp_path, OTHER)
     KeyRing.open(new, ACME)
     KeyRing.open(old, GLOBEX)
-    assert rewrap(old, MASTER, OTHER) == 1
+    assert rewrap(old, *MASTERS) == 1
     KeyRing.open(new, GLOBEX)
 
 
@@ -509,5 +511,5 @@ def test_rewrap_changes_nothing_if_one_ring_does_not_open(tmp_path: Path) -> Non
     KeyRing.open(settings_of({}, tmp_path, third), GLOBEX)
     before = {path: path.read_bytes() for path in (tmp_path / "keys").glob("*.json")}
     with pytest.raises(KeyringError, match="another master key"):
-        rewrap(settings_of({}, tmp_path), MASTER, OTHER)
+        rewrap(settings_of({}, tmp_path), *MASTERS)
     assert {path: path.read_bytes() for path in (tmp_path / "keys").glob("*.json")} == before

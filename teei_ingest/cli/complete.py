@@ -21,3 +21,10 @@ def stream_names(incomplete: str) -> list[str]:
     from teei_ingest.streams import all_streams
 
     return [name for name in all_streams() if name.startswith(incomplete)]
+
+
+def view_names(incomplete: str) -> list[str]:
+    """Names of the views."""
+    from teei_ingest.store.views import views
+
+    return [name for name in views() if name.startswith(incomplete)]

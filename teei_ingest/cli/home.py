@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from teei_ingest import logs
 from teei_ingest.errors import SettingsError
 from teei_ingest.settings import SANDBOX_FILE, Settings, project_root
+from teei_ingest.systems import prefixes
 from teei_ingest.vault.files import os_errors, private_folder, replacing
 
 _CONFIG = "dagster.yaml"
@@ -71,7 +72,7 @@ def announced(settings: Settings, environment: Mapping[str, str]) -> Iterator[Se
     before = None
     with suppress(OSError):
         before = path.read_bytes()
-    for name in [name for name in os.environ if name.startswith(_prefixes())]:
+    for name in [name for name in os.environ if name.startswith(prefixes())]:
         del os.environ[name]
     _write(path, json.dumps({"environment": dict(environment)}, indent=2).encode())
     try:
@@ -95,14 +96,6 @@ def _write(path: Path, data: bytes) -> None:
 
     with replacing(path, failure) as write:
         write(data)
-
-
-def _prefixes() -> tuple[str, ...]:
-    from teei_ingest.systems import all_systems
-
-    systems = all_systems().values()
-    names = {system.name for system in systems} | {system.shared_credential or system.name for system in systems}
-    return tuple(f"{name.upper()}_" for name in names)
 
 
 def _answers(file: bytes) -> bool:

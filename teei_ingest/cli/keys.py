@@ -61,8 +61,9 @@ def rotate(
     then those of after; syncs of the company wait. Engines that read the files themselves see one table after the
     other. New sealed files get new keys, too; the ids of events stay.
 
-    `--master`: the new key, 32 bytes in base64, is read from TEEI_MASTER_KEY_NEW, else from standard input. It wraps
-    the companies' keys anew and changes no data. Stop what runs before, since it would look for the old one.
+    `--master`: the new key is read from TEEI_MASTER_KEY_NEW, else from standard input: 32 bytes in base64, or the name
+    of a key outside, `transit:NAME` or `kms:ID`. It wraps the companies' keys anew and changes no data. Stop what runs
+    before, since it would look for the old one.
 
         teei keys rotate --company acme-corp --why "yearly"
 

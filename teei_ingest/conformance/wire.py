@@ -70,9 +70,9 @@ class Wire:
             "proxies": {"http": proxy, "https": proxy} if proxy else {},
         }
         self._auth = (
-            BearerToken(system.auth, credentials, self._granted, time.time)
+            self._bearer(system.auth, credentials)
             if isinstance(system.auth, OAuth2)
-            else KeyHeader(system.auth, credentials)
+            else KeyHeader(system.auth, credentials, lambda: credentials)
         )
 
     def __enter__(self) -> Self:
@@ -93,9 +93,7 @@ class Wire:
         assert isinstance(self.system.auth, OAuth2)
         auth = self._auth
         if wrong:
-            auth = BearerToken(
-                self.system.auth, replace(self._credentials, client_secret=_NONSENSE), self._granted, time.time
-            )
+            auth = self._bearer(self.system.auth, replace(self._credentials, client_secret=_NONSENSE))
         assert isinstance(auth, BearerToken)
         return self._send("POST", self.system.auth.token_path, {}, form=auth.form)
 
@@ -127,6 +125,9 @@ class Wire:
         """An error of this server."""
         company = self._credentials.company
         return kind(message, system=self.system.name, stream=self.stream.name, company=company)
+
+    def _bearer(self, auth: OAuth2, credentials: SystemCredentials) -> BearerToken:
+        return BearerToken(auth, credentials, self._granted, time.time, lambda: credentials)
 
     def _granted(self, path: str, form: Mapping[str, str], caller: Caller) -> bytes:
         answer = self._send("POST", path, {}, form=form)

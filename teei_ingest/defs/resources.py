@@ -34,7 +34,7 @@ from teei_ingest.store import open_store
 from teei_ingest.store.tables import Store
 from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
-from teei_ingest.vault.credentials import SystemCredentials, refuse_common_accounts, resolve
+from teei_ingest.vault.credentials import SystemCredentials, refuse_common_accounts, renewed, resolve
 from teei_ingest.vault.files import remove_dead
 from teei_ingest.vault.keys import KeyRing
 
@@ -87,6 +87,11 @@ class CredentialsResource(dg.ConfigurableResource[Any]):
         companies = self.settings.companies
         return resolve(self.settings.settings, companies, companies.get(company), system)
 
+    def renewed(self, company: str, system: str) -> SystemCredentials:
+        """The same, read anew where it was remembered."""
+        companies = self.settings.companies
+        return renewed(self.settings.settings, companies, companies.get(company), system)
+
 
 class HttpResource(dg.ConfigurableResource[Any]):
     """HTTP clients, one for each company and system in a run, with its session, token and quota.
@@ -123,6 +128,7 @@ class HttpResource(dg.ConfigurableResource[Any]):
     def open(self, company: str, system: str, **options: Any) -> Source:
         """A client of its own; `options` are Source's: the place where a test gives it another clock."""
         given = all_systems()[system], self.credentials.get(company, system), self.settings.settings
+        options.setdefault("again", lambda: self.credentials.renewed(company, system))
         return Source(*given, typed_at=self._typed_at, **options)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -29,11 +30,12 @@ from teei_ingest.errors import (
     BadCredentials,
     NotAllowed,
     RateLimited,
+    SettingsError,
     SourceDown,
     SourceError,
     SourceMisbehaves,
 )
-from teei_ingest.extract.auth import BearerToken, KeyHeader
+from teei_ingest.extract.auth import Again, BearerToken, KeyHeader
 from teei_ingest.extract.caller import Caller, Cancelled, CircuitOpen, Unreachable, UnsupportedFilter
 from teei_ingest.extract.circuit import Down, circuit_for
 from teei_ingest.extract.quota import quota_for
@@ -103,7 +105,8 @@ class Source:
 
     `clock` gives seconds since 1970; one that is given is the quota's, too, whose own never steps. `sleep` waits for
     seconds or until the event is set. `typed_at` is when a person typed the command that wants this, who gets one
-    request through an open circuit. `requests` counts all requests made, tokens and retries included.
+    request through an open circuit. `again` reads credentials anew that a system refuses. `requests` counts all
+    requests made, tokens and retries included.
     """
 
     def __init__(
@@ -115,11 +118,13 @@ class Source:
         clock: Callable[[], float] | None = None,
         sleep: Sleep = lambda seconds, cancel: cancel.wait(seconds),
         typed_at: float | None = None,
+        again: Again | None = None,
     ) -> None:
         self.system = system
         self.company = credentials.company
         self.requests = 0
-        self._credentials = credentials
+        self._credentials = self._latest = credentials
+        self._again = again
         self._settings = settings
         self._clock = clock or time.time
         self._sleep = sleep
@@ -130,9 +135,9 @@ class Source:
         self._typed_at = typed_at
         self._answered = self._well_until = -math.inf
         self._auth = (
-            KeyHeader(system.auth, credentials)
+            KeyHeader(system.auth, credentials, self._credentials_now)
             if isinstance(system.auth, ApiKey)
-            else BearerToken(system.auth, credentials, self._post_form, self._clock)
+            else BearerToken(system.auth, credentials, self._post_form, self._clock, self._credentials_now)
         )
         self._session = requests.Session()
         self._session.trust_env = False
@@ -244,11 +249,19 @@ class Source:
         attempt = partial(self._get_once, request, caller, filtered)
         try:
             return self._patiently(attempt, caller)
-        except BadCredentials:
-            if not self._auth.renewable:
-                raise
-        request.headers[self._auth.header] = self._auth.value(caller, refused=value)
+        except BadCredentials as error:
+            refused = error
+        request.headers[self._auth.header] = renewed = self._auth.value(caller, refused=value)
+        if renewed == value and isinstance(self._auth, KeyHeader):
+            raise refused
         return self._patiently(attempt, caller)
+
+    def _credentials_now(self) -> SystemCredentials:
+        """Read anew; those of before where that fails, since the refusal says more."""
+        with suppress(SettingsError):
+            if self._again is not None:
+                self._latest = self._again()
+        return self._latest
 
     def _post_form(self, path: str, form: Mapping[str, str], caller: Caller) -> bytes:
         """The reply to a token request."""

@@ -22,11 +22,12 @@ from teei_ingest.pipeline.buffer import RowBuffer
 from teei_ingest.privacy.audit_log import AuditLog
 from teei_ingest.redact.forward import brought_forward
 from teei_ingest.redact.tokens import Pseudonyms
-from teei_ingest.settings import Settings, decode_master_key, is_published
+from teei_ingest.settings import Settings, decode_master_key, is_outside, is_published
 from teei_ingest.store import open_store
 from teei_ingest.store.rotations import Rotation, Rotations, Stage
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.vault.keys import PURPOSES, KeyRing, add_version, has_ring, rewrap, shredded
+from teei_ingest.vault.wrapping import check_master, forget_home_key, home_key, master_of
 
 # An event's id never changes, so neither does the key that it is made with. Sealed files name the version of theirs.
 ROTATED = ("pseudonym", "seal", "quarantine", "suppression")
@@ -121,33 +122,39 @@ def rotate_company(settings: Settings, company: Company, *, why: str = "") -> Ro
 
 
 def rotate_master(settings: Settings, new: str, *, why: str = "") -> int:
-    """Wrap all rings by a new master key, 32 bytes in base64; the number that were not yet.
+    """Wrap all rings by a new master key: 32 bytes in base64, or the name of one outside; the number that were not yet.
 
-    Keys and data stay as they are. Safe to repeat after a crash. Raises SettingsError, KeyringError, AuditError.
+    Keys and data stay as they are. Safe to repeat after a crash. Raises SettingsError, KeyringError, AuditError;
+    SecretsError, before anything is done, where a key outside cannot be used.
     """
-    old_master = settings.master_key_bytes()
+    old_master = master_of(settings)
     if settings.is_sandbox:
         raise SettingsError("the sandbox keeps its published master key: there is nothing to rotate")
     problem = ""
     try:
-        new_master = decode_master_key(new)
         if is_published(new):
             problem = "is the sandbox's published one: make one of your own"
+        elif not is_outside(new):
+            decode_master_key(new)
     except ValueError as error:
         problem = str(error)
     if problem:
         raise SettingsError(f"the new master key {problem}")
-    if new_master == old_master:
-        raise UsageError("the new master key is the one that is in use")
     renewed = settings.model_copy(update={"master_key": SecretStr(new.strip())})
+    new_master = master_of(renewed)
+    if new_master.id == old_master.id:
+        raise UsageError("the new master key is the one that is in use")
+    check_master(renewed)
     what, log = "keys.master_rotation_started", AuditLog(renewed)
+    kept = renewed.outside_key or "here"
     try:
-        AuditLog(settings).append(what, why=why)
+        AuditLog(settings).append(what, why=why, details={"kept": kept})
     except KeyringError:  # an interrupted one had come as far as the log
-        log.append(what, why=why)
+        log.append(what, why=why, details={"kept": kept})
     count = rewrap(settings, old_master, new_master)
-    log.rekey(old_master, new_master)
-    log.append("keys.master_rotated", why=why, counts={"rings": count})
+    log.rekey(home_key(settings), home_key(renewed))
+    log.append("keys.master_rotated", why=why, counts={"rings": count}, details={"kept": kept})
+    forget_home_key(settings)
     return count
 
 

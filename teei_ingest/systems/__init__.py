@@ -12,3 +12,10 @@ def all_systems() -> dict[str, System]:
     """Every system by name; external ones first, as people list them."""
     found = declared(sys.modules[__name__], "SYSTEM", System)
     return dict(sorted(found.items(), key=lambda item: (item[1].kind, item[0])))
+
+
+@cache
+def prefixes() -> tuple[str, ...]:
+    """What the variables of credentials begin with."""
+    found = (name for system in all_systems().values() for name in (system.name, system.shared_credential) if name)
+    return tuple(f"{name.upper()}_" for name in dict.fromkeys(found))

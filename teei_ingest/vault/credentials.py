@@ -1,29 +1,28 @@
 """Which variables hold a company's credentials of a system, and what is wrong with them.
 
-Belongs here: the names of design section 2, their order, what may be shared, and checks that need no request.
-Does not belong here: requests, tokens, and settings of our own (`settings.py`).
+Belongs here: the names of design section 2, their order, what may be shared, and checks that need no request to the
+system. Does not belong here: requests, tokens, where values are (`secrets.py`), settings of our own (`settings.py`).
 
 A company's own variable is the shared one with the slug behind the system (BENEVITY_CLIENT_ID,
-BENEVITY_ACME_CORP_CLIENT_ID) and wins over it. Secrets that belong together come from one place: a company's
-id is never used with the shared secret.
+BENEVITY_ACME_CORP_CLIENT_ID) and wins over it, wherever each is; else the environment wins over a secrets manager.
+Secrets that belong together come from one place: a company's id is never used with the shared secret.
 """
 
 import hashlib
 import hmac
-import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit
 
 from teei_ingest.companies import Companies, Company
-from teei_ingest.errors import MissingCredentials, SettingsError, UsageError
+from teei_ingest.errors import MissingCredentials, SecretsDown, SecretsError, SettingsError, UsageError
 from teei_ingest.settings import Settings
 from teei_ingest.systems import all_systems
 from teei_ingest.systems.base import System
-
-_HOST = r"[a-z0-9._-]+|[0-9a-f:.]+"
+from teei_ingest.vault.addresses import url_problem
+from teei_ingest.vault.secrets import Place, forget, places, prefetch
+from teei_ingest.vault.wrapping import home_key
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,20 @@ class _Shape:
 
 @dataclass(frozen=True)
 class CredentialStatus:
-    """What doctor and health show. `problem` is the one line of the error that `resolve` would raise."""
+    """What doctor and health show: what is missing and `where` it may be set, or in `problem` what `resolve` raises."""
 
     state: Literal["configured", "unconfigured", "incomplete"]
     missing: tuple[str, ...] = ()
     problem: str = ""
+    where: str = ""
 
 
 def resolve(settings: Settings, companies: Companies, company: Company, system: str | System) -> SystemCredentials:
     """The company's credentials of a system; by name or by declaration.
 
     Raises UsageError if the company does not use the system, MissingCredentials with the variables to set,
-    SettingsError if an address or a value cannot be used or another company has the same account.
+    SettingsError if an address or a value cannot be used or another company has the same account, SecretsError and
+    SecretsDown of a secrets manager.
     """
     shape = _shape(system)
     if shape.system not in company.systems:
@@ -87,15 +88,16 @@ def resolve(settings: Settings, companies: Companies, company: Company, system: 
             system=shape.system,
             company=company.slug,
         )
-    found = _look_up(settings.environ, companies, company, shape)
+    found = _look_up(_places(settings, company, shape.system), companies, company, shape)
     if found.missing:
-        raise MissingCredentials(found.missing, shared=found.shared, system=shape.system, company=company.slug)
+        context = {"system": shape.system, "company": company.slug}
+        raise MissingCredentials(found.missing, shared=found.shared, where=found.where, **context)
     for variable, value in found.values.values():
         if not re.fullmatch(r"[\x20-\x7e]+", value):
             raise _unusable(variable, "has characters outside printable ASCII", shape, company)
-    _refuse_common_account(settings.environ, companies, company, shape)
+    _refuse_common_account(_account_variables(settings, companies, shape), company, shape)
     url_variable, url = found.values["base_url"]
-    problem = _url_problem(url, settings.plaintext_hosts)
+    problem = url_problem(url, settings.plaintext_hosts)
     if problem:
         raise _unusable(url_variable, problem, shape, company)
     return SystemCredentials(
@@ -104,6 +106,12 @@ def resolve(settings: Settings, companies: Companies, company: Company, system: 
         **({} if shape.account else {"company_id": str(company.id)}),
         **{name: value for name, (_, value) in found.values.items()} | {"base_url": url.rstrip("/")},
     )
+
+
+def renewed(settings: Settings, companies: Companies, company: Company, system: str) -> SystemCredentials:
+    """Like `resolve`, with everything read anew that is remembered of files and of a secrets manager."""
+    forget(settings, company)
+    return resolve(settings, companies, company, system)
 
 
 def with_address(settings: Settings, company: Company, system: System, url: str) -> Settings:
@@ -117,9 +125,12 @@ def status(settings: Settings, companies: Companies, company: Company, system: s
     shape = _shape(system)
     if shape.system not in company.systems:
         return CredentialStatus("unconfigured")
-    found = _look_up(settings.environ, companies, company, shape)
+    try:
+        found = _look_up(_places(settings, company, shape.system), companies, company, shape)
+    except SecretsError as error:
+        return CredentialStatus("incomplete", (), error.message)
     if not set(found.values) - {"base_url"}:
-        return CredentialStatus("unconfigured", found.missing)
+        return CredentialStatus("unconfigured", found.missing, where=found.where)
     try:
         resolve(settings, companies, company, system)
     except SettingsError as error:
@@ -130,23 +141,25 @@ def status(settings: Settings, companies: Companies, company: Company, system: s
 def refuse_common_accounts(settings: Settings, companies: Companies) -> None:
     """To be called at start: SettingsError if two companies have one tenant or project id at a system."""
     for shape in map(_shape, all_systems()):
+        accounts = _account_variables(settings, companies, shape)
         for company in companies.using(shape.system):
-            _refuse_common_account(settings.environ, companies, company, shape)
+            _refuse_common_account(accounts, company, shape)
 
 
 def accounts(settings: Settings, companies: Companies, system: str) -> dict[str, str]:
-    """Slug to tenant or project id at a system, of all companies whose id is set."""
-    found = _account_variables(settings.environ, companies, _shape(system))
+    """Slug to tenant or project id at a system, of all companies whose id is set. Raises SecretsDown."""
+    found = _account_variables(settings, companies, _shape(system))
     return {slug: value for slug, (_, value) in found.items()}
 
 
 def webhook_secrets(settings: Settings, company: Company, system: str) -> tuple[str, ...]:
     """What a system may sign a company's webhooks with, the newest first: two while one takes the other's place.
 
-    Never shared: whoever has a secret speaks for all companies that have it.
+    Never shared: whoever has a secret speaks for all companies that have it. Raises SecretsError, SecretsDown.
     """
     name = f"{system.upper()}_{company.variable}_WEBHOOK_SECRET"
-    found = (settings.environ.get(variable, "").strip() for variable in (name, f"{name}_PREVIOUS"))
+    known = _places(settings, company, system)
+    found = (next(filter(None, (place.value(one) for place in known)), "") for one in (name, f"{name}_PREVIOUS"))
     return tuple(filter(None, found))
 
 
@@ -157,16 +170,17 @@ def key_id(settings: Settings, credentials: SystemCredentials) -> str:
     """
     parts = (credentials.system, credentials.client_id, credentials.api_key)
     message = b"".join(len(part).to_bytes(4, "big") + part.encode() for part in ("quota key id", *parts))
-    return hmac.digest(settings.master_key_bytes(), message, hashlib.sha256).hex()[:16]
+    return hmac.digest(home_key(settings), message, hashlib.sha256).hex()[:16]
 
 
 @dataclass
 class _Found:
-    """`values`: field to (variable, value). `shared`: what would do instead of `missing`."""
+    """`values`: field to (variable, value). `shared`: what would do instead of `missing`, and `where` it may be set."""
 
     values: dict[str, tuple[str, str]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    where: str = ""
 
 
 def _shape(system: str | System) -> _Shape:
@@ -186,28 +200,40 @@ def _shape(system: str | System) -> _Shape:
     )
 
 
-def _look_up(environ: Mapping[str, str], companies: Companies, company: Company, shape: _Shape) -> _Found:
-    found = _Found()
+def _places(settings: Settings, company: Company, system: str) -> Sequence[Place]:
+    """Where the company's variables are looked for. Errors name company and system."""
+    try:
+        return places(settings, company)
+    except SecretsError as error:
+        kind, message = type(error), error.message
+    raise kind(message, system=system, company=company.slug)
+
+
+def _look_up(known: Sequence[Place], companies: Companies, company: Company, shape: _Shape) -> _Found:
+    found = _Found(where=next((place.title for place in known if place.own), known[0].title))
+    for_all = [place for place in known if not place.own]
     missing: list[str] = []
     shared: list[str] = []
 
-    def take(names: Mapping[str, str]) -> list[str]:
-        """Fill in what is set; the variables that are not."""
-        unset = []
-        for name, variable in names.items():
-            if value := environ.get(variable, "").strip():
-                found.values[name] = variable, value
-            else:
-                unset.append(variable)
-        return unset
+    def take(names: Mapping[str, str], known: Sequence[Place]) -> list[str]:
+        """Fill in what the first place has that has any of it; the variables that are not set there."""
+        for place in known:
+            values = {name: (variable, place.value(variable)) for name, variable in names.items()}
+            here = {name: value for name, value in values.items() if value[1]}
+            if here:
+                found.values |= here
+                if len(here) < len(names):
+                    found.where = place.title
+                return [variable for name, variable in names.items() if name not in here]
+        return list(names.values())
 
-    if take({"base_url": shape.own(shape.url, company)}):
-        missing += take({"base_url": shape.url})
+    if take({"base_url": shape.own(shape.url, company)}, known):
+        missing += take({"base_url": shape.url}, known)
 
     own = [f"{family}_{company.variable}_" for family in shape.families]
-    for prefix in (*own, f"{shape.families[-1]}_"):
+    for prefix, among in (*((one, known) for one in own), (f"{shape.families[-1]}_", for_all)):
         names = {name: f"{prefix}{name.upper()}" for name in shape.secrets}
-        unset = take(names)
+        unset = take(names, among)
         if len(unset) < len(names):
             missing += unset
             break
@@ -217,9 +243,9 @@ def _look_up(environ: Mapping[str, str], companies: Companies, company: Company,
 
     if shape.account:
         shared_account = f"{shape.system.upper()}_{shape.account.upper()}"
-        unset = take({shape.account: shape.own(shared_account, company)})
+        unset = take({shape.account: shape.own(shared_account, company)}, known)
         if unset and len(companies.using(shape.system)) < 2:
-            if take({shape.account: shared_account}):
+            if take({shape.account: shared_account}, for_all):
                 missing += unset
                 shared.append(shared_account)
         else:
@@ -229,46 +255,31 @@ def _look_up(environ: Mapping[str, str], companies: Companies, company: Company,
     return found
 
 
-def _account_variables(environ: Mapping[str, str], companies: Companies, shape: _Shape) -> dict[str, tuple[str, str]]:
-    """Slug to (variable, value) of all companies whose account at this system is set."""
+def _account_variables(settings: Settings, companies: Companies, shape: _Shape) -> dict[str, tuple[str, str]]:
+    """Slug to (variable, value) of all companies whose account at this system is set. Raises SecretsDown.
+
+    A secret that cannot be read, be it for ever, is that company's problem alone.
+    """
     accounts = {}
-    for company in companies.using(shape.system) if shape.account else ():
-        found = _look_up(environ, companies, company, shape)
+    using = companies.using(shape.system) if shape.account else ()
+    prefetch(settings, using)
+    for company in using:
+        try:
+            found = _look_up(_places(settings, company, shape.system), companies, company, shape)
+        except SecretsDown:
+            raise
+        except SecretsError:
+            continue
         if shape.account in found.values:
             accounts[company.slug] = found.values[shape.account]
     return accounts
 
 
-def _refuse_common_account(environ: Mapping[str, str], companies: Companies, company: Company, shape: _Shape) -> None:
-    accounts = _account_variables(environ, companies, shape)
-    variable, value = accounts.pop(company.slug, ("", ""))
-    for other_variable, other_value in accounts.values():
-        if other_value == value:
+def _refuse_common_account(accounts: Mapping[str, tuple[str, str]], company: Company, shape: _Shape) -> None:
+    variable, value = accounts.get(company.slug, ("", ""))
+    for other, (other_variable, other_value) in accounts.items():
+        if other_value == value and other != company.slug:
             raise _unusable(variable, f"is the same as {other_variable}: each company has its own", shape, company)
-
-
-def _url_problem(url: str, plaintext_hosts: tuple[str, ...]) -> str:
-    try:
-        parts = urlsplit(url)
-        host, _ = (parts.hostname or "").lower(), parts.port
-    except ValueError:
-        return "is not a URL"
-    if parts.scheme not in ("http", "https") or not re.fullmatch(_HOST, host) or " " in url:
-        return "has to be a URL that begins with https://"
-    if parts.username is not None or parts.password is not None:
-        return "must not have a user or password in it"
-    if "?" in url or "#" in url:
-        return "must not have a query or fragment"
-    if parts.scheme == "http" and not _is_loopback(host) and host not in plaintext_hosts:
-        return "has to begin with https://, or its host be named in TEEI_PLAINTEXT_HOSTS"
-    return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _registry(settings: Settings) -> str:

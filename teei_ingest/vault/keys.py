@@ -1,10 +1,11 @@
 """A ring of keys for each company, wrapped by the master key.
 
 Belongs here: making, wrapping, opening, rewrapping, adding and destroying keys. Does not belong here: what they are
-used for (`redact/`, `landing/`), bringing data to a newer key (`privacy/`), the master key itself (`settings.py`).
+used for (`redact/`, `landing/`), bringing data to a newer key (`privacy/`), the master key itself (`wrapping.py`).
 
 Keys are independent and random, 32 bytes, AES-256-GCM-wrapped with (company id, purpose, version) as
-additional data, so that none can be put in another's place. One file a company, outside the data:
+additional data, so that none can be put in another's place. What wraps them is the master key, or, where that stays
+outside, a key of the file's own, which it wraps. One file a company, outside the data:
 `$TEEI_HOME/keys/<company id>.json`. A sandbox with the published master key derives them instead
 (HKDF-SHA-256, RFC 5869), so that its ids are the same for everybody. A ring keeps every version of a key, numbered
 from 1. Beside the ring of a company that was shredded lies a tombstone, as long as which no new ring is made.
@@ -24,12 +25,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from filelock import FileLock
 
 from teei_ingest.companies import Company
 from teei_ingest.errors import KeyringError
-from teei_ingest.settings import SANDBOX_MASTER_KEY, Settings, decode_master_key
-from teei_ingest.vault.files import Failure, os_errors, private_folder, remove, remove_dead, replacing
+from teei_ingest.settings import SANDBOX_MASTER_KEY, Settings, decode_master_key, is_outside
+from teei_ingest.vault.files import Failure, os_errors, remove, remove_dead, replacing
+from teei_ingest.vault.wrapping import Master, lock_of, master_of
 
 PURPOSES = ("pseudonym", "event_id", "seal", "quarantine", "suppression")
 
@@ -52,20 +53,20 @@ class KeyRing:
 
         With `create` false a missing ring is an error: right where the company has data already, which new keys could
         not join. A function is asked only where there is no ring. Raises KeyringError, for a shredded company too;
-        SettingsError if there is no master key.
+        SettingsError if there is no master key, SecretsError if it stays outside and cannot be used.
         """
         refuse_shredded(settings, company)
-        master = settings.master_key_bytes()
+        master = master_of(settings)
         path = _path(settings, company.id)
         with os_errors(_disk_failure(path)):
             if not path.exists():
                 may_create = create() if callable(create) else create
                 if not may_create and not path.exists():
                     raise _lost(path, company)
-                with _lock(settings):
+                with lock_of(path.parent):
                     refuse_shredded(settings, company)
                     if not path.exists():
-                        _write(path, company.id, _new_keys(settings, master, company.id), master)
+                        _write(path, company.id, _new_keys(settings, company.id), master)
             return cls(company.id, _read(path, company.id, master))
 
     def newest(self, settings: Settings, company: Company, needed: int = 1) -> KeyRing:
@@ -101,18 +102,18 @@ class KeyRing:
         raise TypeError("a key ring is not pickled: open it where it is needed")
 
 
-def rewrap(settings: Settings, old_master: bytes, new_master: bytes) -> int:
+def rewrap(settings: Settings, old_master: Master, new_master: Master) -> int:
     """Wrap all rings of this home by a new master key; the keys, and so the data, stay as they are.
 
     Rings that the new one wraps already are left alone, so a broken run is mended by another. Nothing is
-    written unless every ring opens. Returns the number of rings rewrapped. Raises KeyringError.
+    written unless every ring opens. Returns the number of rings rewrapped. Raises KeyringError, SecretsError.
     """
-    with os_errors(_disk_failure(_folder(settings))), _lock(settings):
+    with os_errors(_disk_failure(_folder(settings))), lock_of(_folder(settings)):
         rings: dict[Path, tuple[UUID, _Keys]] = {}
         for path in sorted(_folder(settings).glob("*.json")):
             company_id = _company_id(path)
             document = _document(path)
-            if document["master"] != _master_id(new_master):
+            if document["master"] != new_master.id:
                 rings[path] = company_id, _unwrap(path, document, company_id, old_master)
         for path, (company_id, keys) in rings.items():
             _write(path, company_id, keys, new_master)
@@ -122,15 +123,15 @@ def rewrap(settings: Settings, old_master: bytes, new_master: bytes) -> int:
 def add_version(settings: Settings, company: Company, purposes: Iterable[str]) -> KeyRing:
     """Give a ring a newer key for each purpose, in one step; the ring with them. Raises KeyringError."""
     refuse_shredded(settings, company)
-    master = settings.master_key_bytes()
+    master = master_of(settings)
     path = _path(settings, company.id)
-    with os_errors(_disk_failure(path)), _lock(settings):
+    with os_errors(_disk_failure(path)), lock_of(path.parent):
         if not path.exists():
             raise _lost(path, company)
         keys = _read(path, company.id, master)
         for purpose in purposes:
             version = 1 + max(version for of, version in keys if of == purpose)
-            keys[purpose, version] = _new_key(settings, master, company.id, purpose, version)
+            keys[purpose, version] = _new_key(settings, company.id, purpose, version)
         _write(path, company.id, keys, master)
     return KeyRing(company.id, keys)
 
@@ -151,7 +152,7 @@ def versions(settings: Settings, company: Company) -> dict[str, int]:
 def destroy(settings: Settings, company: Company) -> None:
     """Remove a company's keys for good; nothing happens if there are none."""
     path = _path(settings, company.id)
-    with os_errors(_disk_failure(path)), _lock(settings):
+    with os_errors(_disk_failure(path)), lock_of(path.parent):
         remove_dead(path.parent)
         remove(path)
 
@@ -201,10 +202,6 @@ def _path(settings: Settings, company_id: UUID) -> Path:
     return _folder(settings) / f"{company_id}.json"
 
 
-def _lock(settings: Settings) -> FileLock:
-    return FileLock(private_folder(_folder(settings)) / ".lock", mode=0o600)
-
-
 def _company_id(path: Path) -> UUID:
     try:
         return UUID(path.stem)
@@ -213,13 +210,14 @@ def _company_id(path: Path) -> UUID:
     raise KeyringError(f"{path} is no key ring: move it elsewhere")
 
 
-def _new_keys(settings: Settings, master: bytes, company_id: UUID) -> _Keys:
-    return {(purpose, 1): _new_key(settings, master, company_id, purpose, 1) for purpose in PURPOSES}
+def _new_keys(settings: Settings, company_id: UUID) -> _Keys:
+    return {(purpose, 1): _new_key(settings, company_id, purpose, 1) for purpose in PURPOSES}
 
 
-def _new_key(settings: Settings, master: bytes, company_id: UUID, purpose: str, version: int) -> bytes:
-    if settings.is_sandbox and master == decode_master_key(SANDBOX_MASTER_KEY):
-        return HKDF(SHA256(), 32, salt=None, info=_aad(company_id, purpose, version)).derive(master)
+def _new_key(settings: Settings, company_id: UUID, purpose: str, version: int) -> bytes:
+    if settings.is_sandbox:
+        published = decode_master_key(SANDBOX_MASTER_KEY)
+        return HKDF(SHA256(), 32, salt=None, info=_aad(company_id, purpose, version)).derive(published)
     return secrets.token_bytes(32)
 
 
@@ -227,28 +225,25 @@ def _aad(company_id: UUID, purpose: str, version: int) -> bytes:
     return f"{_FORMAT}\n{company_id}\n{purpose}\n{version}".encode()
 
 
-def _master_id(master: bytes) -> str:
-    """Tells a wrong master key from a damaged file; 64 bits say nothing about a random key."""
-    return HKDF(SHA256(), 8, salt=None, info=f"{_FORMAT}\nmaster".encode()).derive(master).hex()
-
-
-def _write(path: Path, company_id: UUID, keys: _Keys, master: bytes) -> None:
+def _write(path: Path, company_id: UUID, keys: _Keys, master: Master) -> None:
+    wrapping, text = master.new_key(str(company_id))
     wrapped: dict[str, dict[str, str]] = {}
     for (purpose, version), key in keys.items():
         nonce = secrets.token_bytes(12)
-        box = nonce + AESGCM(master).encrypt(nonce, key, _aad(company_id, purpose, version))
+        box = nonce + AESGCM(wrapping).encrypt(nonce, key, _aad(company_id, purpose, version))
         wrapped.setdefault(purpose, {})[str(version)] = base64.b64encode(box).decode()
     document = {
         "format": _FORMAT,
         "company_id": str(company_id),
-        "master": _master_id(master),
+        "master": master.id,
+        **({"wrapped": text} if text else {}),
         "keys": wrapped,
     }
     with replacing(path, _disk_failure(path)) as write:
         write(json.dumps(document, indent=1).encode() + b"\n")
 
 
-def _read(path: Path, company_id: UUID, master: bytes) -> _Keys:
+def _read(path: Path, company_id: UUID, master: Master) -> _Keys:
     return _unwrap(path, _document(path), company_id, master)
 
 
@@ -262,23 +257,22 @@ def _document(path: Path) -> dict[str, Any]:
     raise _damaged(path)
 
 
-def _unwrap(path: Path, document: dict[str, Any], company_id: UUID, master: bytes) -> _Keys:
+def _unwrap(path: Path, document: dict[str, Any], company_id: UUID, master: Master) -> _Keys:
     keys: _Keys = {}
-    other_master = document["master"] != _master_id(master)
+    made_with = document["master"]
+    if made_with != master.id:
+        named = made_with if is_outside(made_with) else "the one that it was made with"
+        raise KeyringError(f"{path} needs another master key: set TEEI_MASTER_KEY to {named} ({_STILL})")
     try:
+        wrapping = master.key(str(document.get("wrapped", "")), str(company_id))
         for purpose, versions in document["keys"].items():
             for version, box in versions.items():
                 raw = base64.b64decode(box, validate=True)
                 aad = _aad(company_id, purpose, int(version))
-                keys[purpose, int(version)] = AESGCM(master).decrypt(raw[:12], raw[12:], aad)
+                keys[purpose, int(version)] = AESGCM(wrapping).decrypt(raw[:12], raw[12:], aad)
         if _complete(keys):
             return keys
-    except InvalidTag:
-        if other_master:
-            raise KeyringError(
-                f"{path} needs another master key: set TEEI_MASTER_KEY to the one that it was made with ({_STILL})"
-            ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (InvalidTag, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise _damaged(path)
 

@@ -20,6 +20,7 @@ from teei_ingest.contracts.fields import instant_ns
 from teei_ingest.redact.tokens import prefixed
 from teei_ingest.settings import Settings
 from teei_ingest.streams import all_streams
+from teei_ingest.vault.wrapping import home_key
 from teei_ingest.webhooks.deliveries import Delivery
 from teei_ingest.webhooks.senders import Senders
 from teei_ingest.webhooks.signatures import TOLERANCE_S, refusal
@@ -46,7 +47,7 @@ class Receiver:
     def __init__(self, settings: Settings, companies: Callable[[], Companies]) -> None:
         self._first_day = settings.start_date
         self._senders = Senders(settings, companies)
-        self._key = settings.master_key_bytes()
+        self._key = home_key(settings)
 
     def delivery(self, system: str, headers: Mapping[str, str], body: bytes, now: float) -> Delivery | None:
         """What a request says; None where it is of no day that we have. `headers` finds names in lower case.
