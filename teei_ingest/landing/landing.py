@@ -5,7 +5,6 @@ replacement, its removal. Does not belong here: the file's format (`sealed.py`),
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from teei_ingest.errors import LandingError
 from teei_ingest.landing.sealed import attempt_of, read_sealed, write_sealed
 from teei_ingest.settings import Settings
-from teei_ingest.vault.files import older, os_errors, remove, remove_dead
+from teei_ingest.vault.files import date_back, older, os_errors, remove, remove_dead, written
 from teei_ingest.vault.keys import KeyRing
 
 SUFFIX = ".sealed"
@@ -35,10 +34,11 @@ class Landed:
 
 
 class Landing:
-    """The sealed files below `$TEEI_HOME/landing`. All methods raise LandingError."""
+    """The sealed files of landings. All methods raise LandingError."""
 
     def __init__(self, settings: Settings) -> None:
-        self.folder = settings.home / "landing"
+        self.folder = folder_of(settings, "landing")
+        self._home = settings.home / "landing"  # where they were before the tables were in an object store
         self._ttl_s = settings.landing_ttl_h * 3600
 
     def write(
@@ -105,6 +105,10 @@ class Landing:
         with os_errors(_failure):
             return (attempt is None or attempt_of(path) == attempt) and remove(path)
 
+    def days(self, company: str, stream: str) -> set[date]:
+        """The days of a stream that have one, at the cost of one listing."""
+        return {date.fromisoformat(path.stem) for path in (self.folder / company / stream).glob(f"*{SUFFIX}")}
+
     def waiting(self) -> Iterator[Landed]:
         """All landings, by company, stream and day; a damaged one is among them and fails when it is read."""
         for path in sorted(self.folder.glob(f"*/*/*{SUFFIX}")):
@@ -115,17 +119,26 @@ class Landing:
     def sweep(self, now: float | None = None) -> int:
         """Remove what dead attempts left and what nobody consumed in time; the number of files."""
         with os_errors(_failure):
-            return remove_dead(self.folder) + remove_old(self.folder, self._ttl_s, now)
+            return remove_dead(self._home) + sum(remove_old(one, self._ttl_s, now) for one in {self.folder, self._home})
+
+
+def folder_of(settings: Settings, kind: str) -> Path:
+    """Where sealed files are: in TEEI_HOME; or beside tables in an object store, by what stands in for a Path."""
+    if not settings.in_object_store:
+        return settings.home / kind
+    from teei_ingest.vault.objects import object_folder  # which loads Arrow
+
+    return cast(Path, object_folder(settings, f"_{kind}"))
 
 
 @contextmanager
 def same_age(path: Path) -> Iterator[None]:
     """A file that is replaced within does not become younger, so that it goes in its time."""
     with os_errors(_failure):
-        before = path.stat()
+        before = written(path)
     yield
     with os_errors(_failure), suppress(FileNotFoundError):
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        date_back(path, before)
 
 
 def day_file(folder: Path, company: str, stream: str, day: date) -> Path:

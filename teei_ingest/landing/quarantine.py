@@ -11,13 +11,14 @@ import dataclasses
 import hashlib
 import hmac
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 
 from filelock import FileLock
 
 from teei_ingest.errors import LandingError
-from teei_ingest.landing.landing import SUFFIX, day_file, remove_old, same_age
+from teei_ingest.landing.landing import SUFFIX, day_file, folder_of, remove_old, same_age
 from teei_ingest.landing.sealed import attempt_of, read_sealed, write_sealed
 from teei_ingest.settings import Settings
 from teei_ingest.vault.files import os_errors, private_folder, remove, remove_dead
@@ -69,10 +70,11 @@ class SealedDay:
 
 
 class Quarantine:
-    """The sealed files below `$TEEI_HOME/quarantine`. All methods raise LandingError."""
+    """The sealed files of the quarantine. All methods raise LandingError."""
 
     def __init__(self, settings: Settings) -> None:
-        self.folder = settings.home / "quarantine"
+        self.folder = folder_of(settings, "quarantine")
+        self._home = settings.home / "quarantine"  # locks are of this machine, wherever the files are
         self._ttl_s = settings.quarantine_ttl_d * 86400
 
     def replace(
@@ -90,15 +92,15 @@ class Quarantine:
         Undated entries that lie under a day outside the window, or came twice, are not kept again; their number by day
         is returned, and `about` is told it before the day is written. Safe to repeat after a crash.
         """
-        folder = self.folder / company / stream
         # Under the first key, whatever its successors: a record is known again after a rotation.
         mac_key = hmac.digest(ring.key(_PURPOSE, 1), b"content key", hashlib.sha256)
-        with os_errors(_failure), FileLock(private_folder(folder) / ".lock", mode=0o600):
+        with os_errors(_failure), self._locked(company, stream):
+            before = set(self.days(company, stream))
             seen: set[str] = set()
             if any(entry.undated for entries in window.values() for entry in entries):
                 seen = {
                     entry.content_key
-                    for day in self.days(company, stream)
+                    for day in before
                     if day not in window
                     for entry in self.entries(ring, company, stream, day)
                     if entry.undated
@@ -114,7 +116,8 @@ class Quarantine:
                         seen.add(key)
                 again[day] = len(entries) - len(kept)
                 found = SealedDay(attempt, about(day, again[day]), kept)
-                self._write(ring, company, stream, day, found)
+                if kept or day in before:
+                    self._write(ring, company, stream, day, found)
         return again
 
     def change(
@@ -129,7 +132,7 @@ class Quarantine:
 
         None, or no entries, leave nothing.
         """
-        with os_errors(_failure), FileLock(private_folder(self.folder / company / stream) / ".lock", mode=0o600):
+        with os_errors(_failure), self._locked(company, stream):
             before = self.sealed(ring, company, stream, day)
             if before is None:
                 return False
@@ -171,8 +174,11 @@ class Quarantine:
 
     def discard(self, company: str, stream: str, day: date) -> bool:
         """Remove a day's entries; whether there were any."""
-        with os_errors(_failure), FileLock(private_folder(self.folder / company / stream) / ".lock", mode=0o600):
+        with os_errors(_failure), self._locked(company, stream):
             return remove(day_file(self.folder, company, stream, day))
+
+    def _locked(self, company: str, stream: str) -> FileLock:
+        return FileLock(private_folder(self._home / company / stream) / ".lock", mode=0o600)
 
     def _write(self, ring: KeyRing, company: str, stream: str, day: date, found: SealedDay) -> None:
         path = day_file(self.folder, company, stream, day)
@@ -194,6 +200,10 @@ class Quarantine:
         """The days that have entries, in order."""
         files = (self.folder / company / stream).glob(f"*{SUFFIX}")
         return sorted(date.fromisoformat(path.stem) for path in files)
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Number of days that have entries, by company and stream, at the cost of one listing."""
+        return Counter((path.parent.parent.name, path.parent.name) for path in self.folder.glob(f"*/*/*{SUFFIX}"))
 
     def streams(self, company: str) -> list[str]:
         """The streams that have entries, in order."""
@@ -223,7 +233,7 @@ class Quarantine:
     def sweep(self, now: float | None = None) -> int:
         """Remove what dead attempts left and what is older than TEEI_QUARANTINE_TTL_D; the number of files."""
         with os_errors(_failure):
-            return remove_dead(self.folder) + remove_old(self.folder, self._ttl_s, now)
+            return remove_dead(self._home) + sum(remove_old(one, self._ttl_s, now) for one in {self.folder, self._home})
 
     def _frames(self, ring: KeyRing, company: str, stream: str, day: date) -> Iterator[bytes]:
         path = day_file(self.folder, company, stream, day)

@@ -108,6 +108,12 @@ class Suppressions:
         entries = self.entries(ring, company)
         self._write(ring, company, [done if entry.id == erasure.id else entry for entry in entries])
 
+    def reopen(self, ring: KeyRing, company: str) -> None:
+        """Make all erasures pending, since a backup of before may have brought something back."""
+        entries = self.entries(ring, company)
+        if entries:
+            self._write(ring, company, [dataclasses.replace(entry, done=False) for entry in entries])
+
     def undo(self, ring: KeyRing, company: str, erasure: Erasure) -> None:
         """Take an erasure off the list."""
         self._write(ring, company, [entry for entry in self.entries(ring, company) if entry.id != erasure.id])

@@ -424,8 +424,9 @@ class Ingest:
             self._set_aside(window, found, figures)
             made = self._write(window, found, figures)
             self._note_drift(window, found, made)
+            landed = self._places.landing.days(self.company.slug, self.plan.stream.name)
             for day, partition in made.items():
-                if partition.error is None:  # what the stream alone left of it is older now
+                if day in landed and partition.error is None:  # what the stream alone left of it is older now
                     self._places.landing.discard(self.company.slug, self.plan.stream.name, day)
         outcome.partitions.update(made)
 

@@ -4,10 +4,13 @@ Belongs here: writing, reading and verifying the log. Does not belong here: what
 no entry names a person, by name or by token.
 
 `$TEEI_HOME/audit/audit.jsonl` has one JSON object a line, each with the SHA-256 of itself and its predecessor.
-`head.json` beside it says where the log ends, under an HMAC whose key comes from the master key (HKDF, RFC 5869), so
-that a tail that was cut off shows. It also holds the line that is being written, so that the next one completes what
-a killed process began. Who takes away both files, or has the master key, can make a log of his own; the hash that
-`teei audit verify` prints, noted elsewhere, tells even then.
+`head.json` beside it says where the log ends, under an HMAC whose key comes from the home's (`vault/wrapping.py`;
+HKDF, RFC 5869), so that a tail that was cut off shows. It also holds the line that is being written, so that the next
+one completes what a killed process began. Who takes away both files, or has the master key, can make a log of his
+own; the hash that `teei audit verify` prints, noted elsewhere, tells even then.
+
+Where the events are in an object store, each entry is copied there, too, as an object named by its number and hash, and
+`verify` asks for them; under an object lock nobody can make them as if they had not been.
 """
 
 from __future__ import annotations
@@ -21,16 +24,20 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from teei_ingest.errors import AuditError, InternalError, KeyringError, UsageError
+from teei_ingest.errors import AuditError, InternalError, KeyringError, LandingError, UsageError
 from teei_ingest.redact import text
 from teei_ingest.settings import Settings
 from teei_ingest.store.locks import Locks
 from teei_ingest.vault.files import os_errors, private_folder, replacing
+from teei_ingest.vault.wrapping import home_key
+
+if TYPE_CHECKING:
+    from teei_ingest.vault.objects import ObjectPath
 
 FIRST = "0" * 64  # what the first entry follows
 
@@ -80,6 +87,7 @@ class AuditLog:
         self.path = settings.home / "audit" / "audit.jsonl"
         self._head_path = self.path.with_name("head.json")
         self._locks = Locks(settings.home / "locks")
+        self._copies = _copies(settings) if settings.in_object_store else None
 
     def append(
         self,
@@ -106,7 +114,7 @@ class AuditLog:
         if found := _PSEUDONYM.search(json.dumps(about)):
             raise InternalError(f"{what} would write a token ({found[0][0]}…) into the audit log; please report this")
         with self._locks.exclusive("audit"), os_errors(self._failure):
-            master = self._settings.master_key_bytes()
+            master = home_key(self._settings)
             head = self._finished(self._read_head(master), master)
             entry: Entry = {"seq": head.seq + 1, "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}", **about}
             entry["prev"] = head.hash
@@ -114,6 +122,7 @@ class AuditLog:
             head = replace(head, next=_line(entry))
             self._write_head(head, master)
             self._finished(head, master)
+            self._copy()
         return entry
 
     def entries(self, company: str | None = None) -> Iterator[Entry]:
@@ -134,7 +143,7 @@ class AuditLog:
         with self._locks.shared("audit"), os_errors(self._failure):
             content = self._read()
             try:
-                head, unsure = self._read_head(self._settings.master_key_bytes()), ""
+                head, unsure = self._read_head(home_key(self._settings)), ""
             except (AuditError, KeyringError) as error:
                 head, unsure = None, error.message
         seq, last, end = 0, FIRST, 0
@@ -155,6 +164,8 @@ class AuditLog:
             return Verdict(seq, last, f"the log ends after entry {seq}, and entry {head.seq} had been written", seq + 1)
         if not head.next.encode().startswith(content[head.end :]):
             return Verdict(seq, last, "there is more than was written", head.seq + 1)
+        if problem := self._unlike_copies(content):
+            return Verdict(seq, last, problem)
         torn = f"entry {seq + 1} was being written when its process ended" if head.next and seq == head.seq else ""
         return Verdict(seq, last, torn=torn)
 
@@ -224,6 +235,30 @@ class AuditLog:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    # --- copies in the object store ---------------------------------------------------------------------------
+
+    def _copy(self) -> None:
+        """Put there what it lacks."""
+        if self._copies is None:
+            return
+        try:
+            there = {path.name for path in self._copies.glob("*.json")}
+            for name, line in _named(self._read()):
+                if name not in there:
+                    with replacing(self._copies / name, self._failure) as write:
+                        write(line)
+            return
+        except LandingError as error:
+            problem = error.message
+        raise AuditError(f"{problem}; nothing is done that cannot be written down there, too")
+
+    def _unlike_copies(self, content: bytes) -> str:
+        """How the log differs from its copies, which say by their names what was written once; empty if it does not."""
+        if self._copies is None:
+            return ""
+        lacking = {path.name for path in self._copies.glob("*.json")} - {name for name, _ in _named(content)}
+        return f"the log lacks what was copied to {self._copies / min(lacking)}" if lacking else ""
 
     def _failure(self, reason: str) -> AuditError:
         return AuditError(f"{self.path}: {reason}; nothing is done that cannot be written down")
@@ -295,6 +330,20 @@ def _wrong(line: bytes, entry: Entry | None, seq: int, last: str) -> str:
     if entry["hash"] != _hash(entry) or _line(entry).encode() != line:
         return "was changed"
     return ""
+
+
+def _copies(settings: Settings) -> ObjectPath:
+    from teei_ingest.vault.objects import object_folder  # which loads Arrow
+
+    return object_folder(settings, "_audit")
+
+
+def _named(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """The whole entries of a log, each with the name of its copy: its number and its hash."""
+    for line in content.splitlines(keepends=True):
+        entry = _entry(line)
+        if entry is not None and line.endswith(b"\n"):
+            yield f"{entry['seq']:09d}-{entry['hash']}.json", line
 
 
 def _key(master: bytes) -> bytes:

@@ -21,7 +21,7 @@ from teei_ingest.companies import Companies, Company
 from teei_ingest.contracts import DirectoryEntry
 from teei_ingest.contracts.fields import DataClass
 from teei_ingest.errors import AuditError, KeyringError, LandingError, SettingsError
-from teei_ingest.landing.landing import SUFFIX
+from teei_ingest.landing.landing import SUFFIX, folder_of
 from teei_ingest.landing.suppression import Suppressions
 from teei_ingest.privacy import inventory
 from teei_ingest.privacy.audit_log import AuditLog
@@ -165,14 +165,14 @@ def _policy(settings: Settings, company: Company, policy: Policy) -> dict[str, A
 
 
 def _places(settings: Settings, company: Company) -> list[dict[str, Any]]:
-    def sealed(name: str) -> int:
-        return sum(1 for _ in (settings.home / name / company.slug).rglob(f"*{SUFFIX}"))
+    def sealed(folder: Path) -> int:
+        return sum(1 for _ in (folder / company.slug).rglob(f"*{SUFFIX}"))
 
-    home = settings.home
+    home, landing, quarantine = settings.home, folder_of(settings, "landing"), folder_of(settings, "quarantine")
     return [
         {"what": "events", "where": settings.store_uri, "form": "pseudonymous", "files": None},
-        {"what": "landed records", "where": f"{home}/landing", "form": "sealed", "files": sealed("landing")},
-        {"what": "quarantine", "where": f"{home}/quarantine", "form": "sealed", "files": sealed("quarantine")},
+        {"what": "landed records", "where": str(landing), "form": "sealed", "files": sealed(landing)},
+        {"what": "quarantine", "where": str(quarantine), "form": "sealed", "files": sealed(quarantine)},
         {"what": "suppression list", "where": f"{home}/suppression", "form": "sealed", "files": None},
         {"what": "vanished events", "where": f"{home}/vanished", "form": "ids of stored events", "files": None},
         {"what": "who left a directory", "where": f"{home}/presence", "form": "ids of stored events", "files": None},

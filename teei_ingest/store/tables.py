@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import date, timedelta
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,17 +23,18 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import ColumnProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
-from deltalake.fs import DeltaStorageHandler
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from teei_ingest.contracts import RELEASED
 from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import StoreError
+from teei_ingest.store import forms
 from teei_ingest.store.locks import Locks
 from teei_ingest.store.presence import Presence, no_tables
 from teei_ingest.store.rotations import Rotation, Rotations
 from teei_ingest.streams import all_streams
+from teei_ingest.vault import objects
 
 MARKER = "_teei_sandbox.json"
 # A replace rewrites the files that it touches: larger ones cost time and memory, smaller ones every reader.
@@ -46,10 +47,11 @@ ATTEMPTS = 50
 
 # What a commit says of a file: never the least or greatest value of a column that is a person's.
 STATISTICS = ("stream", "day", "source_timestamp")
+_FILE_RETENTION = "delta.deletedFileRetentionDuration"
 PROPERTIES: dict[str, str | None] = {
     "delta.dataSkippingStatsColumns": ",".join(STATISTICS),
     "delta.targetFileSize": str(FILE_BYTES),
-    "delta.deletedFileRetentionDuration": "interval 1 days",
+    _FILE_RETENTION: "interval 24 hours",
 }
 _LOG_RETENTION = "delta.logRetentionDuration"
 _BY_DAY = [("day", "ascending"), ("event_id", "ascending")]
@@ -92,6 +94,8 @@ def contracts() -> tuple[type[Data], ...]:
 def _explain(error: Exception, uri: str) -> str:
     """What to do about an error of delta-rs, Arrow or the system, without its text, which may show rows."""
     text = str(error).lower()
+    if "://" in uri and (refused := objects.refusal(text, uri)):
+        return refused
     for signs, remedy in _BY_TEXT:
         if any(sign in text for sign in signs):
             return remedy.format(uri=uri)
@@ -99,6 +103,20 @@ def _explain(error: Exception, uri: str) -> str:
         if isinstance(error, kind):
             return remedy.format(uri=uri)
     return f"the event tables at {uri} cannot be used ({type(error).__name__}): `teei doctor` looks for the reason"
+
+
+class _Unsure(StoreError):
+    """An object store did not say what became of a request. Everything is a replace, which may be made twice."""
+
+
+def _failure(error: Exception, uri: str) -> StoreError:
+    unsure = "://" in uri and objects.is_unsure(str(error))
+    return (_Unsure if unsure else StoreError)(_explain(error, uri))
+
+
+def _enough(state: RetryCallState) -> bool:
+    lost = state.outcome is not None and isinstance(state.outcome.exception(), CommitFailedError)
+    return state.attempt_number >= (ATTEMPTS if lost else objects.UNSURE_ATTEMPTS)
 
 
 def _clearly(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
@@ -115,13 +133,29 @@ def _clearly(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate
     return clear
 
 
+class Size(NamedTuple):
+    """What the newest version of a table has of a company, or of all; `bytes` are those of its files."""
+
+    rows: int
+    files: int
+    bytes: int
+
+
+class Tidied(NamedTuple):
+    """What upkeep did to a table: small files that were put together, and files removed that no version needs."""
+
+    compacted: int
+    removed: int
+
+
 class Store:
     """The tables below one URI. Raises StoreError, in one line and without a value of any row.
 
     A store made in the sandbox bears a marker: it opens in the sandbox alone, and the sandbox opens no other.
-    `storage_options` are delta-rs's (region, endpoint, credentials of an object store); without `locks` nobody else
-    may purge the tables meanwhile. `rotations` says of which companies readers see an older version; who writes sees
-    the newest. `presence` says who is gone from a directory.
+    `storage_options` are those of `vault/objects.py`; without `locks` nobody else may purge the tables meanwhile.
+    `rotations` says of which companies readers see an older version; who writes sees the newest. `presence` says who is
+    gone from a directory. `home` is the id of the deployment: tables of another one are refused, and those that are
+    nobody's become its own with the first write.
     """
 
     def __init__(
@@ -132,6 +166,7 @@ class Store:
         locks: Locks | None = None,
         rotations: Rotations | None = None,
         presence: Presence | None = None,
+        home: str | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> None:
         local = uri.removeprefix("file://")
@@ -141,6 +176,7 @@ class Store:
         self._locks = locks
         self._rotated = rotations
         self._presence = presence
+        self._home = home
         self._options = dict(storage_options or {})
         self._check_marker()
 
@@ -153,7 +189,7 @@ class Store:
             with self._files().open_output_stream(MARKER) as file:
                 file.write(b'{"sandbox": true}\n')
         for contract in contracts():
-            self._create(contract)
+            self._patiently(partial(self._create, contract))
 
     def replace(
         self,
@@ -217,6 +253,79 @@ class Store:
                 held.enter_context(self._shared(name))
             yield
 
+    def tidy(self, contract: type[Data], retention_h: int) -> Tidied:
+        """Put small files together where they are too many, and remove what no version needs; safe to repeat.
+
+        A file stays `retention_h` hours after the newest version has stopped needing it, for whoever reads an older
+        one. Of a company whose keys are being rotated nothing is touched, and no file is removed meanwhile. What an
+        erasure deleted does not come back: who puts files together is no more alone than who commits events.
+        """
+        with self._shared(_lock(contract)):
+            self._committed(contract, lambda: self._once(lambda: self._keep_files(contract, retention_h)))
+        compacted = 0
+        for company, stream in self._crowded(contract):
+            if company in self._pinned():
+                continue
+            one = partial(self._compacted, contract, stream, company)
+            with self.committing(company), self.turn(company, stream), self._shared(_lock(contract)):
+                compacted += self._committed(contract, partial(self._once, one))
+        with self._shared(_lock(contract)):
+            return Tidied(compacted, self._once(lambda: self._vacuum(self._table(contract))))
+
+    @_clearly
+    def sizes(self, contract: type[Data]) -> dict[str, Size]:
+        """What the newest version has of each company, by slug, from the table's log alone."""
+        files = pa.table(self._table(contract).get_add_actions(flatten=True))
+        if not files.num_rows:
+            return {}
+        sums = files.group_by("partition.company").aggregate(
+            [("num_records", "sum"), ([], "count_all"), ("size_bytes", "sum")]
+        )
+        columns = (sums[name].to_pylist() for name in ("num_records_sum", "count_all", "size_bytes_sum"))
+        return {
+            company: Size(rows or 0, count, size)
+            for company, rows, count, size in zip(sums["partition.company"].to_pylist(), *columns, strict=True)
+        }
+
+    @_clearly
+    def bytes_of(self, contract: type[Data]) -> int:
+        """Bytes of all files of a table: those of older versions and the log are among them."""
+        found = self._files(contract.table).get_file_info(pafs.FileSelector("", recursive=True, allow_not_found=True))
+        return sum(info.size for info in found if info.type is pafs.FileType.File)
+
+    def refused(self, error: Exception) -> StoreError | None:
+        """What an object store refused of what somebody else reads here, if it was that; an error to raise."""
+        text = None if self.folder else objects.refusal(str(error), self.uri)
+        return StoreError(text) if text else None
+
+    @_clearly
+    def keeps_versions(self) -> bool:
+        """Whether what is removed stays in the object store as an older version, so that no removal is for good."""
+        files = self._files(contracts()[0].table)
+        return not self.folder and any(
+            objects.is_versioned(files, path) for path in self._paths(files, "_delta_log")[:1]
+        )
+
+    def form(self, contract: type[Data]) -> forms.Standing:
+        """Which form a table has. Raises StoreError if it is another deployment's, or a newer version's."""
+        return self._once(lambda: forms.refuse(self._open(contract), self.uri, self._home, older=True))
+
+    def migrate(self, contract: type[Data]) -> None:
+        """Bring a table to this version's form; nothing happens to one that has it. Safe to repeat after a crash.
+
+        Waits until nobody of this deployment writes or reads. Whoever opened the table before cannot commit to it.
+        """
+        with self._alone(contract):
+            self._committed(contract, lambda: self._once(lambda: self._bring_up(contract)))
+
+    def claim(self, former: str) -> None:
+        """Make the tables this deployment's, that were the `former` one's or nobody's; safe to repeat after a crash.
+
+        Whatever the former one is writing is not committed any more.
+        """
+        for contract in contracts():
+            self._committed(contract, partial(self._once, partial(self._take, contract, former)))
+
     def purge(self, contract: type[Data]) -> None:
         """Remove what the current version does not need, from the files and from the log, for good.
 
@@ -268,9 +377,13 @@ class Store:
         schema = arrow_schema(contract)
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
-        reader = self._reader(contract, _where(stream, company, days), schema.names)
-        while (batch := self._next(reader)) is not None:
+        for batch in self.drained(self._reader(contract, _where(stream, company, days), schema.names)):
             yield batch.select(schema.names).cast(schema)
+
+    def drained(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        """The batches of a reader of the tables."""
+        while (batch := self._next(reader)) is not None:
+            yield batch
 
     def with_ids(self, contract: type[Data], company: str, event_ids: Sequence[str]) -> pa.Table:
         """A company's stored rows with these ids."""
@@ -456,7 +569,7 @@ class Store:
         return found
 
     def _dataset(self, contract: type[Data], version: int | None) -> pads.FileSystemDataset:
-        table = DeltaTable(self._location(contract), version=version, storage_options=self._options)
+        table = self._table(contract) if version is None else self._open(contract, version)
         return table.to_pyarrow_dataset(filesystem=self._files(contract.table), schema=arrow_schema(contract))
 
     @_clearly
@@ -468,12 +581,8 @@ class Store:
 
     def _committed(self, contract: type[Data], write: Callable[[], int]) -> int:
         """What `write` returns, which is tried again when somebody else committed meanwhile."""
-        attempts = Retrying(
-            retry=retry_if_exception_type(CommitFailedError),
-            wait=wait_random_exponential(multiplier=0.05, max=2),
-            stop=stop_after_attempt(ATTEMPTS),
-            reraise=True,
-        )
+        again = retry_if_exception_type((CommitFailedError, _Unsure))
+        attempts = Retrying(retry=again, wait=objects.BETWEEN, stop=_enough, reraise=True)
         try:
             return attempts(write)
         except CommitFailedError:
@@ -510,8 +619,12 @@ class Store:
         except _FAILURES as error:
             if isinstance(error, CommitFailedError) and "os error" not in str(error):
                 raise
-            message = _explain(error, self.uri)
-        raise StoreError(message)
+            failure = _failure(error, self.uri)
+        raise failure
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What `ask` returns, which an object store is asked again where it breaks off."""
+        return ask() if self.folder else objects.patiently(ask)
 
     @_clearly
     def _has_deleted(self, contract: type[Data]) -> bool:
@@ -548,13 +661,29 @@ class Store:
         if self.folder:
             # Arrow's own: a process that read through delta-rs's can abort at its end ("terminate called …").
             return pafs.SubTreeFileSystem(str(self.folder / folder), pafs.LocalFileSystem())
-        return pafs.PyFileSystem(DeltaStorageHandler(f"{self.uri}/{folder}".rstrip("/"), self._options))
+        return objects.files(f"{self.uri}/{folder}".rstrip("/"), self._options)
 
     def _location(self, contract: type[Data]) -> str:
         return f"{self.uri}/{contract.table}"
 
+    def _open(self, contract: type[Data], version: int | None = None) -> DeltaTable:
+        location = self._location(contract)
+        return self._patiently(lambda: DeltaTable(location, version=version, storage_options=self._options))
+
     def _table(self, contract: type[Data]) -> DeltaTable:
-        return DeltaTable(self._location(contract), storage_options=self._options)
+        """The newest version. Raises StoreError if it is another deployment's, or of another form."""
+        table = self._open(contract)
+        forms.refuse(table, self.uri, self._home)
+        return table
+
+    def _own(self, contract: type[Data]) -> DeltaTable:
+        """Likewise; one that was nobody's is this deployment's then."""
+        table = self._open(contract)
+        found = forms.refuse(table, self.uri, self._home)
+        if self._home and not found.home:
+            forms.claim(table, self._home)
+            return self._table(contract)
+        return table
 
     @_clearly
     def _scan(self, contract: type[Data], predicate: str, columns: Sequence[str]) -> pa.Table:
@@ -570,6 +699,37 @@ class Store:
     def _next(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
         return next(reader, None)
 
+    def _keep_files(self, contract: type[Data], hours: int) -> int:
+        table, wanted = self._own(contract), f"interval {hours} hours"
+        if table.metadata().configuration.get(_FILE_RETENTION) != wanted:
+            table.alter.set_table_properties({_FILE_RETENTION: wanted})
+        return hours
+
+    @_clearly
+    def _crowded(self, contract: type[Data]) -> list[tuple[str, str]]:
+        """(company, stream) of those that have too many small files, in order."""
+        files = pa.table(self._table(contract).get_add_actions(flatten=True))
+        if not files.num_rows:
+            return []
+        pair = ["partition.company", "min.stream"]
+        small = files.filter(pc.less(files["size_bytes"], SMALL_BYTES)).group_by(pair).aggregate([([], "count_all")])
+        many = small.filter(pc.greater(small["count_all"], SMALL_FILES))
+        return sorted(zip(*(many[name].to_pylist() for name in pair), strict=True))
+
+    def _bring_up(self, contract: type[Data]) -> int:
+        forms.refuse(self._open(contract), self.uri, self._home, older=True)
+        forms.bring_up(lambda: self._open(contract), arrow_schema(contract), PROPERTIES)
+        return forms.FORMAT
+
+    def _take(self, contract: type[Data], former: str) -> int:
+        table = self._open(contract)
+        found = forms.refuse(table, self.uri, None, older=True)
+        if found.home not in (None, self._home, former):
+            raise StoreError(f"{contract.table} belongs to the deployment {found.home}, not to {former}")
+        if self._home and found.home != self._home:
+            forms.claim(table, self._home)
+        return table.version()
+
     def _create(self, contract: type[Data]) -> None:
         if self._exists(contract):
             return
@@ -579,7 +739,8 @@ class Store:
                 arrow_schema(contract),
                 mode="ignore",
                 partition_by="company",
-                configuration=PROPERTIES,
+                configuration={**PROPERTIES, **forms.properties(self._home)},
+                raise_if_key_not_exists=False,
                 storage_options=self._options,
             )
         except DeltaError:
@@ -588,7 +749,7 @@ class Store:
                 raise
 
     def _exists(self, contract: type[Data]) -> bool:
-        return DeltaTable.is_deltatable(self._location(contract), self._options)
+        return self._patiently(lambda: DeltaTable.is_deltatable(self._location(contract), self._options))
 
     def _overwrite(
         self,
@@ -615,32 +776,48 @@ class Store:
                 raise
 
         try:
-            table = self._table(contract)
+            table = self._own(contract)
             _write(table, pa.RecordBatchReader.from_batches(reader.schema, batches()), _where(stream, company, days))
         except _FAILURES as error:
             if raised is None and isinstance(error, CommitFailedError) and "os error" not in str(error):
                 raise
-            message = _explain(error, self.uri)
+            failure = _failure(error, self.uri)
         else:
             self._tidy(table, stream, company)
             return written
-        raise raised or StoreError(message)
+        raise raised or failure
 
     def _tidy(self, table: DeltaTable, stream: str, company: str) -> None:
-        """Put a stream's small files together, now and then remove what no version needs; never a failure.
+        """Put a stream's small files together, now and then remove what no version needs; never a failure."""
+        with suppress(*_FAILURES):
+            self._compact(table, stream, company)
+            if table.version() % VACUUM_EVERY == 0:
+                self._vacuum(table)
+
+    def _compact(self, table: DeltaTable, stream: str, company: str) -> int:
+        """Put a stream's small files together if they are too many; their number.
 
         Not by delta-rs's own `optimize.compact`: two of them at once both commit, and every row is there twice.
         """
-        with suppress(*_FAILURES):
-            files = pa.table(table.get_add_actions(flatten=True))
-            own = pc.and_(pc.equal(files["partition.company"], company), pc.equal(files["min.stream"], stream))
-            small = files.filter(pc.and_(own, pc.less(files["size_bytes"], SMALL_BYTES)))
-            if small.num_rows > SMALL_FILES:
-                days = f"day BETWEEN '{pc.min(small['min.day'])}' AND '{pc.max(small['max.day'])}'"
-                predicate = f"{_where(stream, company, None)} AND {days}"
-                _write(table, table.scan(predicate=predicate), predicate)
-            if table.version() % VACUUM_EVERY == 0 and not self._pinned():
-                table.vacuum(dry_run=False, full=True)
+        files = pa.table(table.get_add_actions(flatten=True))
+        own = pc.and_(pc.equal(files["partition.company"], company), pc.equal(files["min.stream"], stream))
+        small = files.filter(pc.and_(own, pc.less(files["size_bytes"], SMALL_BYTES)))
+        if small.num_rows <= SMALL_FILES:
+            return 0
+        days = f"day BETWEEN '{pc.min(small['min.day'])}' AND '{pc.max(small['max.day'])}'"
+        predicate = f"{_where(stream, company, None)} AND {days}"
+        _write(table, table.scan(predicate=predicate), predicate)
+        return small.num_rows
+
+    def _compacted(self, contract: type[Data], stream: str, company: str) -> int:
+        return self._compact(self._table(contract), stream, company)
+
+    def _vacuum(self, table: DeltaTable) -> int:
+        """Remove the files that no version needs which somebody may still read; their number."""
+        # Looking first, since the removal is two commits, be there something to remove or not.
+        if self._pinned() or not table.vacuum(full=True):
+            return 0
+        return len(table.vacuum(dry_run=False, full=True))
 
 
 def _write(table: DeltaTable, rows: Any, predicate: str) -> None:

@@ -5,13 +5,19 @@ process left behind. Does not belong here: what is in the files. The operating s
 caller's error: `failure` makes it from the reason ("No space left on device").
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from teei_ingest.vault.objects import ObjectPath
 
 Failure = Callable[[str], Exception]
 
@@ -38,13 +44,17 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-@contextmanager
-def replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]]:
+def replacing(path: Path | ObjectPath, failure: Failure) -> AbstractContextManager[Callable[[bytes], None]]:
     """Write, with the function that this gives, what takes the place of `path` at the end, on disk.
 
     After an error, which goes through, nothing has changed. The file is locked as long as it is written,
     which tells it from one whose process died.
     """
+    return _replacing(path, failure) if isinstance(path, Path) else path.replacing(failure)
+
+
+@contextmanager
+def _replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]]:
     with os_errors(failure):
         private_folder(path.parent)
         temporary, descriptor = _open_locked(path)
@@ -68,8 +78,10 @@ def replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]]
         os.close(descriptor)
 
 
-def remove(path: Path) -> bool:
+def remove(path: Path | ObjectPath) -> bool:
     """Whether there was such a file."""
+    if not isinstance(path, Path):
+        return path.remove()
     try:
         path.unlink()
     except FileNotFoundError:
@@ -78,18 +90,33 @@ def remove(path: Path) -> bool:
     return True
 
 
-def remove_folder(path: Path) -> None:
+def remove_folder(path: Path | ObjectPath) -> None:
     """With all that is in it; nothing happens if there is none."""
-    if path.exists():
+    if not isinstance(path, Path):
+        path.remove_all()
+    elif path.exists():
         shutil.rmtree(path)
         sync_folder(path.parent)
+
+
+def written(path: Path | ObjectPath) -> int:
+    """When it was written last, in nanoseconds since the epoch."""
+    return path.stat().st_mtime_ns if isinstance(path, Path) else round(path.written() * 1e9)
+
+
+def date_back(path: Path | ObjectPath, before: int) -> None:
+    """Have it be as old as what it took the place of, which was written then, in nanoseconds since the epoch."""
+    if isinstance(path, Path):
+        os.utime(path, ns=(before, before))
+    else:
+        path.date_back(before / 1e9)
 
 
 def older(paths: Iterable[Path], than: float) -> Iterator[Path]:
     """Those that were last written before `than`, in seconds since the epoch; one that is gone meanwhile is none."""
     for path in paths:
         with suppress(FileNotFoundError):
-            if path.stat().st_mtime < than:
+            if written(path) < than * 1e9:
                 yield path
 
 
