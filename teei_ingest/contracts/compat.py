@@ -16,9 +16,9 @@ Schema = dict[str, Any]
 FIXED = ("const", "pattern", "format", "x-personal-data", "x-kind")
 
 
-def breaking(old: Schema, new: Schema) -> list[str]:
-    """One line for each breaking change from `old` to `new`, both JSON Schemas of events: `where: what`."""
-    return list(_compare(old, new, "event"))
+def breaking(old: Schema, new: Schema, what: str = "event") -> list[str]:
+    """One line for each breaking change from `old` to `new`, both JSON Schemas of events or rows: `where: what`."""
+    return list(_compare(old, new, what))
 
 
 def _compare(old: Schema, new: Schema, where: str) -> Iterator[str]:

@@ -50,22 +50,25 @@ def connect(store: Store, *, spill: Path | None = None, memory: str = MEMORY) ->
     connection.execute("SET TimeZone = 'UTC'")
     for name, dataset in store.datasets(contracts()).items():
         connection.register(name, dataset)
-    put_beside(connection, store.presence())
-    for name, view in views().items():
-        if view.sql:
-            connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")
+    define_views(connection, store.presence())
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
 
 
-def put_beside(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table]) -> None:
-    """Tables that views join with and that nobody is shown: they are in a schema of their own."""
+def define_views(connection: duckdb.DuckDBPyConnection, beside: Mapping[str, pa.Table]) -> None:
+    """All views over the contracts' tables, which the connection has by name.
+
+    `beside` are tables that views join with and that nobody is shown: they are in a schema of their own.
+    """
     connection.execute(f"CREATE SCHEMA {BESIDE}")
-    for name, table in tables.items():
+    for name, table in beside.items():
         connection.register("given", table)
         connection.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
         connection.unregister("given")
+    for name, view in views().items():
+        if view.sql:
+            connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")
 
 
 def query(store: Store, sql: str, *, spill: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -79,8 +82,8 @@ def query(store: Store, sql: str, *, spill: Path | None = None) -> tuple[list[st
             # Everything at once: a cursor that was read by half blocks the next query.
             return _distinct([column[0] for column in answer.description or ()]), answer.fetchall()
         except duckdb.Error as error:
-            message = _explain(error)
-    raise UsageError(message)
+            failure = store.refused(error) or UsageError(_explain(error))
+    raise failure
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -100,11 +103,7 @@ def _explain(error: duckdb.Error) -> str:
     text = str(error).split("\n\nLINE ")[0]
     absent = re.search(r"Table with name (\S+) does not exist", text)
     if absent:
-        names = list(views())
-        close = difflib.get_close_matches(absent[1].lower(), names, n=3)
-        return f"there is no view {absent[1]}: " + (
-            f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
-        )
+        return no_view(absent[1])
     if isinstance(error, duckdb.ParserException | duckdb.CatalogException | duckdb.BinderException):
         return text.partition(": ")[2]
     if isinstance(error, duckdb.PermissionException):
@@ -112,6 +111,15 @@ def _explain(error: duckdb.Error) -> str:
     if isinstance(error, duckdb.OutOfMemoryException):
         return "the query needs more memory than it may use: filter by company, stream or day"
     return f"the query failed while running ({type(error).__name__}): look at its casts and functions"
+
+
+def no_view(name: str) -> str:
+    """What to say of a view that there is not."""
+    names = list(views())
+    close = difflib.get_close_matches(name.lower(), names, n=3)
+    return f"there is no view {name}: " + (
+        f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
+    )
 
 
 def render(names: Sequence[str], rows: Sequence[Sequence[Any]], form: str, *, width: int | None = None) -> str:
@@ -125,13 +133,17 @@ def render(names: Sequence[str], rows: Sequence[Sequence[Any]], form: str, *, wi
         objects = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
         return json.dumps(objects, ensure_ascii=False, indent=2)
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([names, *([_cell(value) for value in row] for row in rows)])
-        return text.getvalue().rstrip("\n")
+        return "\n".join(_line(row) for row in [names, *([cell(value) for value in row] for row in rows)])
     if form == "table":
         return _table(names, rows, width)
     raise UsageError(f"there is no format {form}: use {', '.join(FORMATS)}")
+
+
+def _line(fields: Sequence[str]) -> str:
+    # A field with any character of the line's end is quoted: so a carriage return alone is, too.
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(fields)
+    return text.getvalue().removesuffix("\r\n")
 
 
 def _plain(value: Any) -> Any:
@@ -153,7 +165,8 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as CSV has it; nothing where there is none."""
     plain = _plain(value)
     if plain is None:
         return ""
@@ -167,7 +180,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]], width: int | Non
     if width is None and terminal.is_terminal:
         width = terminal.width
     # What a source wrote must not steer the terminal.
-    cells = [[re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", _cell(value)) for value in row] for row in rows]
+    cells = [[re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", cell(value)) for value in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, header_style="")
     for index, name in enumerate(names):
         numbers = all(isinstance(row[index], int | float | Decimal | None) for row in rows)

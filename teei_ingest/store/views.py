@@ -14,12 +14,27 @@ from teei_ingest.store.presence import GONE, READ
 from teei_ingest.store.tables import contracts
 from teei_ingest.systems import all_systems
 
+# Of fewer people than these nothing is told to who counts without names.
+FEWEST = 5
+
+
+class Column(NamedTuple):
+    """A column of a view that is released: DuckDB's type, what it counts in, and, where it is a list, its `values`."""
+
+    name: str
+    type: str
+    unit: str
+    description: str
+    nullable: bool = False
+    values: tuple[str, ...] = ()
+
 
 class View(NamedTuple):
-    """`sql` is None where the view is a contract's table itself."""
+    """`sql` is None where the view is a contract's table itself; `columns` are those of a released view."""
 
     sql: str | None
     description: str
+    columns: tuple[Column, ...] = ()
 
 
 def columns(contract: type[Data]) -> tuple[str, ...]:
@@ -69,7 +84,7 @@ SELECT
 FROM (
     {seen}
 )
-WHERE external_user_id <> user_id
+WHERE external_user_id <> user_id AND '{MARK}' NOT IN (external_user_id, user_id)
 GROUP BY ALL"""
 
 
@@ -99,12 +114,16 @@ SELECT company, source_id, user_id, manager_id, len(path) - 1 AS depth, path, de
 FROM current_directory_entries
 JOIN longest USING (company, source_id)"""
 
-HOURS_BY_COST_CENTER = """
+_IDENTITY = """
 WITH identity AS (
     SELECT company, external_user_id AS token, arg_max(user_id, (last_seen, user_id)) AS person
     FROM people
     GROUP BY ALL
-),
+)"""
+
+HOURS_BY_COST_CENTER = (
+    _IDENTITY
+    + """,
 directory AS (
     SELECT
         entry.company,
@@ -152,6 +171,147 @@ LEFT JOIN periods
     AND activities.activity_date >= periods.since
     AND activities.activity_date < periods.until
 GROUP BY ALL"""
+)
+
+# What the calculators count, a row for each record. A measure may be added; what one says may not change.
+_FACTS = (
+    _IDENTITY
+    + """,
+facts AS (
+    SELECT
+        company, company_id, 'volunteer_hours' AS measure, 'hours' AS unit, activity_date AS moment,
+        coalesce(user_id, external_user_id) AS token, hours_logged AS hours, NULL::DECIMAL(18, 4) AS amount
+    FROM current_volunteer_events
+    UNION ALL
+    SELECT
+        company, company_id, 'placements', 'placements', placement_date,
+        coalesce(user_id, external_user_id), NULL, NULL
+    FROM current_placement_events
+    UNION ALL
+    SELECT
+        company, company_id, 'completions', 'completions', coalesce(completion_date, source_timestamp),
+        coalesce(user_id, external_user_id), NULL, NULL
+    FROM current_enrollment_events
+    WHERE status = 'completed'
+    UNION ALL
+    SELECT
+        company, company_id, 'donations', currency, donation_date,
+        coalesce(user_id, external_user_id), NULL, amount
+    FROM current_donation_events
+)"""
+)
+MEASURES = ("volunteer_hours", "placements", "completions", "donations")
+_SUM = "DECIMAL(28, 4)"  # more than 10²⁴ of anything is null
+_KEY = 'facts.company, company_id, "month", measure'
+# By unit, and over all units of a measure (`unit` is null), with how many people each group has; a mask is nobody.
+_GROUPS = f"""{_FACTS},
+groups AS (
+    SELECT
+        facts.company,
+        company_id,
+        date_trunc('month', moment)::DATE AS "month",
+        measure,
+        unit,
+        count(DISTINCT nullif(coalesce(identity.person, facts.token), '{MARK}')) AS people,
+        count(*) AS records,
+        try_cast(fsum(hours) AS {_SUM}) AS hours,
+        try_cast(sum(amount) AS {_SUM}) AS amount
+    FROM facts
+    LEFT JOIN identity ON identity.company = facts.company AND identity.token = facts.token
+    WHERE moment IS NOT NULL AND unit IS NOT NULL  -- as every contract has it
+    GROUP BY GROUPING SETS (({_KEY}, unit), ({_KEY}))
+)"""
+
+
+def _figure(measure: str, figure: str) -> str:
+    """A figure of a measure: 0 where there is no record, null where too few people have some."""
+    of = f"FILTER (measure = '{measure}' AND fewest >= {FEWEST})"
+    return f"CASE WHEN bool_or(measure = '{measure}') THEN max({figure}) {of} ELSE 0 END"
+
+
+_SROI = f"""{_GROUPS}
+SELECT
+    company,
+    company_id,
+    "month",
+    measure,
+    unit,
+    CASE
+        WHEN people < {FEWEST} THEN NULL
+        WHEN measure = 'volunteer_hours' THEN hours
+        WHEN measure = 'donations' THEN amount
+        ELSE records::{_SUM}
+    END AS value,
+    CASE WHEN people >= {FEWEST} THEN people END AS people
+FROM groups
+WHERE unit IS NOT NULL"""
+
+# A total over units is told only if each of them is: else the rest of it, a small group, would be a subtraction away.
+_VIS = f"""{_GROUPS},
+totals AS (
+    SELECT *, min(people) OVER (PARTITION BY company, company_id, "month", measure) AS fewest
+    FROM groups
+    QUALIFY unit IS NULL
+)
+SELECT
+    company,
+    company_id,
+    "month",
+    {_figure("volunteer_hours", "people")} AS volunteers,
+    {_figure("volunteer_hours", "records")} AS activities,
+    {_figure("volunteer_hours", "hours")} AS hours,
+    {_figure("placements", "people")} AS placed,
+    {_figure("placements", "records")} AS placements,
+    {_figure("completions", "people")} AS completers,
+    {_figure("completions", "records")} AS completions,
+    {_figure("donations", "people")} AS donors,
+    {_figure("donations", "records")} AS donations
+FROM totals
+GROUP BY company, company_id, "month"
+"""
+
+_WHEN_AND_WHO = (
+    Column("company", "VARCHAR", "", "Slug of the company"),
+    Column("company_id", "VARCHAR", "UUID", "Id of the company, as in its events"),
+    Column("month", "DATE", "first day of a UTC month", "When it took place"),
+)
+
+
+def _count(name: str, unit: str, description: str) -> Column:
+    return Column(name, "BIGINT", unit, description, nullable=True)
+
+
+RELEASED = {
+    "sroi_v1": View(
+        _SROI,
+        "For the SROI calculator: what a company's people gave and reached, by company, month and measure; figures of "
+        f"fewer than {FEWEST} people are null.",
+        (
+            *_WHEN_AND_WHO,
+            Column("measure", "VARCHAR", "", "What is counted; others may be added", values=MEASURES),
+            Column("unit", "VARCHAR", "", "`hours`, `placements`, `completions`, or the donations' ISO 4217 currency"),
+            Column("value", "DECIMAL(28,4)", "`unit`", "How much or how many", nullable=True),
+            _count("people", "people", "How many different people it comes from"),
+        ),
+    ),
+    "vis_v1": View(
+        _VIS,
+        "For the VIS calculator: how many people did how much, by company and month; figures of fewer than "
+        f"{FEWEST} people are null.",
+        (
+            *_WHEN_AND_WHO,
+            _count("volunteers", "people", "Who volunteered"),
+            _count("activities", "records", "Their activities"),
+            Column("hours", "DECIMAL(28,4)", "hours", "Their hours", nullable=True),
+            _count("placed", "people", "Who was placed"),
+            _count("placements", "records", "Their placements"),
+            _count("completers", "people", "Who completed a course or programme"),
+            _count("completions", "records", "Their completed enrollments"),
+            _count("donors", "people", "Who donated; null, too, if fewer than five did so in one of the currencies"),
+            _count("donations", "records", "Their donations, in any currency; null as `donors`"),
+        ),
+    ),
+}
 
 
 def views() -> dict[str, View]:
@@ -182,6 +342,7 @@ def views() -> dict[str, View]:
             "Volunteer hours by company, cost centre, department and month, from the directory as of the activity's "
             "date; hours that nobody in the directory gave have a null cost centre, so totals always agree.",
         ),
+        **RELEASED,
     }
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pyarrow as pa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
