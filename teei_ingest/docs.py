@@ -32,9 +32,11 @@ from teei_ingest.privacy.retention import rules
 from teei_ingest.redact.policy import ALLOWED, DEFAULTS, Policy
 from teei_ingest.sandbox.faults import FAULTS
 from teei_ingest.settings import Settings, project_root
+from teei_ingest.store import released
 from teei_ingest.store.presence import no_tables
-from teei_ingest.store.sql import put_beside
+from teei_ingest.store.sql import define_views
 from teei_ingest.store.tables import contracts
+from teei_ingest.store.views import RELEASED as RELEASED_VIEWS
 from teei_ingest.store.views import views
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Between, Choice, Constant, Cursor, Derived, PageNumber, ScimFilter, Stream
@@ -43,14 +45,14 @@ from teei_ingest.systems.base import ApiKey, System
 
 BLOCK = re.compile(r"(<!-- (?P<name>[a-z-]+):begin -->\n).*?(<!-- (?P=name):end -->)", re.DOTALL)
 SCHEMAS = "teei_ingest/contracts/schemas"
+VIEW_SCHEMAS = "teei_ingest/store/schemas"
 
 
 def schemas() -> dict[str, str]:
-    """JSON Schemas of the released contracts by path."""
-    return {
-        f"{SCHEMAS}/{contract.__name__}.{VERSION}.json": json.dumps(json_schema(contract), indent=2) + "\n"
-        for contract in RELEASED
-    }
+    """JSON Schemas of the released contracts and views by path."""
+    found = {f"{SCHEMAS}/{contract.__name__}.{VERSION}.json": json_schema(contract) for contract in RELEASED}
+    found |= {f"{VIEW_SCHEMAS}/{name}.json": released.json_schema(name) for name in RELEASED_VIEWS}
+    return {path: json.dumps(schema, indent=2) + "\n" for path, schema in found.items()}
 
 
 def blocks() -> dict[str, str]:
@@ -69,6 +71,7 @@ def blocks() -> dict[str, str]:
         "privacy-proof": _proofs(),
         "credentials": _credentials(all_systems().values()),
         "views": _views(),
+        "released-views": _released_views(),
     }
     for system in all_systems().values():
         streams = [stream for stream in all_streams().values() if stream.system == system.name]
@@ -101,8 +104,12 @@ def broken_releases(root: Path) -> list[str]:
     for contract in RELEASED:
         path = root / SCHEMAS / f"{contract.__name__}.{VERSION}.json"
         if path.exists():
-            released = json.loads(path.read_text(encoding="utf-8"))
-            found += [f"{contract.__name__}: {line}" for line in breaking(released, json_schema(contract))]
+            schema = json.loads(path.read_text(encoding="utf-8"))
+            found += [f"{contract.__name__}: {line}" for line in breaking(schema, json_schema(contract))]
+    for name in RELEASED_VIEWS:
+        path = root / VIEW_SCHEMAS / f"{name}.json"
+        if path.exists():
+            found += released.breaking(name, json.loads(path.read_text(encoding="utf-8")), released.json_schema(name))
     return found
 
 
@@ -519,10 +526,7 @@ def empty_views() -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     for contract in contracts():
         connection.register(contract.table, arrow_schema(contract).empty_table())
-    put_beside(connection, no_tables())
-    for name, view in views().items():
-        if view.sql:
-            connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")
+    define_views(connection, no_tables())
     return connection
 
 
@@ -546,6 +550,27 @@ def _views() -> str:
             *details,
         ]
     )
+
+
+def _released_views() -> str:
+    parts = []
+    for name, view in RELEASED_VIEWS.items():
+        rows = [
+            [
+                f"`{column.name}`",
+                f"`{column.type}`",
+                column.unit or "–",
+                "yes" if column.nullable else "no",
+                column.description + (f" ({_code(*column.values)})" if column.values else ""),
+            ]
+            for column in view.columns
+        ]
+        parts += [
+            f"### {name}\n",
+            f"{view.description} [JSON Schema](../{VIEW_SCHEMAS}/{name}.json) of a row.\n",
+            _table(["Column", "Type", "Unit", "May be null", "What it is"], rows),
+        ]
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

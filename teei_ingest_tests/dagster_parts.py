@@ -33,6 +33,14 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
+# Assets beside the streams', and the job of each.
+OF_NO_PARTITION = {
+    "directory_presence": "directory_presence",
+    "retention": "retention",
+    "tidied_tables": "maintenance",
+    "size_report": "maintenance",
+}
+
 # (path, query, body of the answer) of a request that would succeed -> whether it is answered 500 instead
 Refusal = Callable[[str, dict[str, str], bytes], bool]
 
@@ -228,12 +236,12 @@ def free_port() -> int:
         return port
 
 
-def eventually(ask: Callable[[], T], what: str, seconds: float = 120) -> T:
+def eventually(ask: Callable[[], T], what: str, seconds: float = 120, pause: float = 0.25) -> T:
     """Ask until the answer is true."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.25)
+        time.sleep(pause)
     return answer
 
 

@@ -17,6 +17,7 @@ from teei_ingest.defs.partitions import key
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest_tests.dagster_parts import (
     BIN,
+    OF_NO_PARTITION,
     ROOT,
     GraphQL,
     activated,
@@ -103,7 +104,7 @@ def test_everything_of_a_partition_or_range_leaves_out_what_has_none(place: Plac
     for asset in all_assets():
         assert place.statuses(asset, wanted) == dict.fromkeys(wanted, "MATERIALIZED")
     with instance_in(place.home) as instance:
-        for name in ("directory_presence", "retention"):
+        for name in OF_NO_PARTITION:
             assert instance.get_latest_materialization_event(dg.AssetKey(name)) is None
 
 
@@ -186,8 +187,6 @@ def test_dagster_dev_with_nothing_set(clone: Path, tmp_path: Path) -> None:
         # the registry's sensor is on, so the sandbox's companies show up by themselves
         eventually(lambda: ask.companies() == ["acme-corp", "globex-inc", "initech-ab"], "companies in the UI")
         nodes = ask("{ assetNodes { assetKey { path } } }")["assetNodes"]
-    assert sorted(node["assetKey"]["path"][0] for node in nodes) == sorted(
-        [*all_assets(), "directory_presence", "retention"]
-    )
+    assert sorted(node["assetKey"]["path"][0] for node in nodes) == sorted([*all_assets(), *OF_NO_PARTITION])
     assert "Traceback" not in log.read_text()
     assert {path.name for path in clone.iterdir()} - before <= {".teei"}

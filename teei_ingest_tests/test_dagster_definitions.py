@@ -15,7 +15,7 @@ from teei_ingest.defs.jobs import EVERYTHING
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Stream
 from teei_ingest.systems import all_systems
-from teei_ingest_tests.dagster_parts import all_assets
+from teei_ingest_tests.dagster_parts import OF_NO_PARTITION, all_assets
 
 STREAMS = list(all_streams().values())
 CLASSES = {each.value for each in DataClass}
@@ -33,7 +33,7 @@ def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
 
 def test_each_stream_is_two_assets(specs: dict[str, dg.AssetSpec]) -> None:
     assert len(all_assets()) == 24
-    assert sorted(specs) == sorted([*all_assets(), "directory_presence", "retention"])
+    assert sorted(specs) == sorted([*all_assets(), *OF_NO_PARTITION])
     for stream in STREAMS:
         raw, events = specs[stream.name], specs[f"{stream.name}_events"]
         assert not list(raw.deps)
@@ -131,8 +131,8 @@ def test_a_run_is_one_company_and_a_range(definitions: dg.Definitions) -> None:
 
 def test_a_job_for_each_system_and_one_for_everything(definitions: dg.Definitions) -> None:
     jobs = {job.name for job in definitions.resolve_all_job_defs()} - {"__ASSET_JOB"}
-    assert jobs == {EVERYTHING, "directory_presence", "retention", *all_systems()}
-    for name in jobs - {"directory_presence", "retention"}:
+    assert jobs == {EVERYTHING, *OF_NO_PARTITION.values(), *all_systems()}
+    for name in jobs - set(OF_NO_PARTITION.values()):
         selected = definitions.resolve_job_def(name).asset_layer.executable_asset_keys
         assert {key.to_user_string() for key in selected} == {
             asset for stream in STREAMS if name in (EVERYTHING, stream.system) for asset in (stream.name, stream.events)
@@ -146,7 +146,12 @@ def test_the_registry_sensor_is_on_by_default(definitions: dg.Definitions) -> No
 
 @pytest.mark.parametrize(
     ("name", "group", "schedule"),
-    [("retention", "privacy", "retention_daily"), ("directory_presence", "directories", "directory_presence_weekly")],
+    [
+        ("retention", "privacy", "retention_daily"),
+        ("directory_presence", "directories", "directory_presence_weekly"),
+        ("tidied_tables", "maintenance", "maintenance_daily"),
+        ("size_report", "maintenance", "maintenance_daily"),
+    ],
 )
 def test_what_is_of_no_partition_is_done_by_a_schedule(
     name: str, group: str, schedule: str, definitions: dg.Definitions
@@ -155,7 +160,7 @@ def test_what_is_of_no_partition_is_done_by_a_schedule(
     assert node.partitions_def is None and node.group_name == group
     made = definitions.resolve_schedule_def(schedule)
     # In a sandbox, as here, nothing is asked of a source unbidden.
-    asks_nobody = name == "retention"
+    asks_nobody = name != "directory_presence"
     assert (made.default_status is dg.DefaultScheduleStatus.RUNNING) == asks_nobody
     selected = definitions.resolve_job_def(made.job_name).asset_layer.executable_asset_keys
-    assert selected == {dg.AssetKey(name)}
+    assert selected == {dg.AssetKey(one) for one, job in OF_NO_PARTITION.items() if job == made.job_name}

@@ -30,8 +30,10 @@ from teei_ingest.extract.circuit import circuit_for
 from teei_ingest.extract.quota import quota_for
 from teei_ingest.metrics import catalog
 from teei_ingest.metrics.figures import Figures
+from teei_ingest.metrics.sizes import WHAT
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest.settings import project_root
+from teei_ingest.store.tables import contracts
 from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.credentials import resolve
@@ -152,7 +154,8 @@ def labels_are_closed_lists(watching: Figures) -> None:
         "error_type": set(catalog.error_types()),
         "check": set(catalog.CHECKS),
         "status": {"queued", "not_started", "starting", "started", "canceling"},
-        "part": {"dagster", "sources", "webhooks", "companies", "totals"},
+        "part": {"dagster", "sources", "webhooks", "sizes", "companies", "totals"},
+        "what": {contract.table for contract in contracts()} | set(WHAT),
         "daemon": set(),
     }
     for metric, values in watching.now():

@@ -24,6 +24,7 @@ from teei_ingest.cli import (
     conformance,
     drift,
     erase,
+    export,
     gateway,
     keys,
     person,
@@ -33,6 +34,7 @@ from teei_ingest.cli import (
     query,
     setup,
     shred,
+    store,
     sync,
     token,
     vanished,
@@ -62,8 +64,10 @@ app.command("sandbox", rich_help_panel=TRY)(play.sandbox)
 app.command("init", rich_help_panel=SET_UP)(setup.init)
 app.command("env", rich_help_panel=SET_UP)(setup.env)
 app.add_typer(companies.app, name="companies", rich_help_panel=SET_UP)
+app.add_typer(store.app, name="store", rich_help_panel=SET_UP)
 app.command("sync", rich_help_panel=WORK)(sync.sync)
 app.command("sql", rich_help_panel=WORK)(query.sql)
+app.command("export", rich_help_panel=WORK)(export.export)
 app.command("streams", rich_help_panel=WORK)(query.streams)
 app.command("gateway", rich_help_panel=WORK)(gateway.gateway)
 app.add_typer(token.app, name="token", rich_help_panel=WORK)

@@ -144,8 +144,8 @@ def doctor(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Look at everything that has to be right before a sync: settings, companies, credentials, systems, keys, storage,
-    Dagster, clock. Each line has its remedy.
+    """Look at everything that has to be right before a sync: settings, companies, secrets, credentials, systems, keys,
+    storage, Dagster, clock. Each line has its remedy.
 
     Exit code 1 if a line failed.
     """
@@ -174,7 +174,8 @@ def _findings(fix: bool) -> Iterator[Finding]:
     yield from _versions()
     try:
         settings = home.settle()
-        settings.master_key_bytes()
+        if not settings.outside_key:
+            settings.master_key_bytes()
     except TeeiError as error:
         yield Finding(FAIL, "settings", "cannot be used; nothing else was looked at", str(error))
         return
@@ -186,12 +187,17 @@ def _findings(fix: bool) -> Iterator[Finding]:
         yield Finding(FAIL, "companies", "the registry cannot be used", str(error))
     else:
         yield Finding(OK, "companies", f"{len(companies)} in {settings.companies or 'the sandbox'}")
-        yield from _guarded("accounts", _nothing(lambda: refuse_common_accounts(settings, companies)))
-        yield from _credentials(settings, companies)
-        yield from _reachable(settings, companies)
+        secrets = list(_guarded("secrets", _secrets(settings)))
+        yield from secrets
+        if has_secrets := all(finding.state == OK for finding in secrets):
+            yield from _guarded("accounts", _nothing(lambda: refuse_common_accounts(settings, companies)))
+            yield from _credentials(settings, companies)
+            yield from _reachable(settings, companies)
+        yield from _guarded("master key", _outside_key(settings))
         yield from _guarded("keys", _keys(settings, companies))
         yield from _guarded("erasures", _erasures(settings, companies))
-        yield from _clock(settings, companies)
+        if has_secrets:
+            yield from _clock(settings, companies)
     yield from _guarded("dagster", _dagster(settings, fix))
 
 
@@ -257,12 +263,20 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     from teei_ingest.cli.output import OK, WARN
     from teei_ingest.store import open_store
 
-    open_store(settings)
+    store = open_store(settings)
+    store.versions()  # refused where they are another deployment's, or of another form
     yield Finding(
         OK,
         "storage",
         f"{settings.store_uri} opens, and is {'' if settings.is_sandbox else 'not '}marked as the sandbox's",
     )
+    if store.keeps_versions():
+        yield Finding(
+            WARN,
+            "storage",
+            "its bucket keeps versions of what is removed: no erasure is for good",
+            "suspend the bucket's versioning, or have older versions expire; see docs/object-storage.md",
+        )
     _try_to_write(settings.home)
     folder = Path(settings.store_uri)
     if folder.is_dir():
@@ -285,6 +299,24 @@ def _try_to_write(folder: Any) -> None:
     raise StoreError(f"{folder}: {reason}")
 
 
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    """Whether the secrets manager answers and knows us; what it lacks is seen with the credentials."""
+    from teei_ingest.cli.output import OK
+    from teei_ingest.vault.secrets import secrets_of
+
+    if secrets := secrets_of(settings):
+        yield Finding(OK, "secrets", secrets.manager.check())
+
+
+def _outside_key(settings: Settings) -> Iterator[Finding]:
+    from teei_ingest.cli.output import OK
+    from teei_ingest.vault.wrapping import check_master
+
+    if settings.outside_key:
+        check_master(settings)
+        yield Finding(OK, "master key", f"{settings.outside_key} wraps and unwraps")
+
+
 def _credentials(settings: Settings, companies: Companies) -> Iterator[Finding]:
     from teei_ingest.cli.output import FAIL, NONE, OK, WARN
     from teei_ingest.vault.credentials import status
@@ -293,16 +325,19 @@ def _credentials(settings: Settings, companies: Companies) -> Iterator[Finding]:
     others = []
     for company in companies:
         found = {system: status(settings, companies, company, system) for system in company.systems}
+        unusable: dict[str, list[str]] = {}
         configured = tuple(system for system, each in found.items() if each.state == "configured")
         ready.setdefault(configured, []).append(company.slug)
         for system, each in found.items():
             if each.state == "incomplete":
-                text = f"{company.slug}: those of {system} cannot be used"
-                others.append(Finding(FAIL, "credentials", text, each.problem))
+                unusable.setdefault(each.problem, []).append(system)
             elif each.state == "unconfigured":
-                remedy = f"set {', '.join(each.missing)}; or take {system} out of its systems"
+                remedy = f"set {', '.join(each.missing)} in {each.where}; or take {system} out of its systems"
                 state = NONE if configured else WARN
                 others.append(Finding(state, "credentials", f"{company.slug}: none of {system}", remedy))
+        for problem, systems in unusable.items():
+            text = f"{company.slug}: those of {', '.join(systems)} cannot be used"
+            others.append(Finding(FAIL, "credentials", text, problem))
     for configured, slugs in ready.items():
         if configured:
             yield Finding(OK, "credentials", f"{_listed(slugs)}: {', '.join(configured)}")

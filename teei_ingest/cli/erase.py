@@ -32,6 +32,9 @@ def erase(
     resume: Annotated[
         bool, typer.Option("--resume", help="Carry out to their end erasures that were interrupted; asks for nobody.")
     ] = False,
+    reapply: Annotated[
+        bool, typer.Option("--reapply", help="Carry out again all that ever were, after a backup was restored.")
+    ] = False,
     why: Annotated[str, typer.Option(help="The reason, for the audit log; without a name in it.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
@@ -43,7 +46,8 @@ def erase(
     others' rows refer to them, the reference becomes null. Files and logs of the tables are purged, and all is looked
     through before it is done.
 
-    An interrupted erasure stays pending (`teei doctor` says so), and `--resume` ends it.
+    An interrupted erasure stays pending (`teei doctor` says so), and `--resume` ends it. Older tables that were
+    restored from a backup show people who were erased since: `--reapply` erases everybody on the list again.
 
         echo "kari.nordmann@acme.example" | teei erase --company acme-corp --dry-run
 
@@ -57,10 +61,10 @@ def erase(
 
     settings = home.settle()
     known = load_companies(settings).get(company)
-    if undo_suppression + suppress_unknown + resume > 1 or (undo_suppression and dry_run):
+    if undo_suppression + suppress_unknown + resume + reapply > 1 or (undo_suppression and dry_run):
         raise UsageError("these options do not go together")
-    if resume:
-        _resume(settings, known, dry_run, why, yes, json)
+    if resume or reapply:
+        _resume(settings, known, dry_run, why, yes, json, again=reapply)
         return
     identity = ask_identity()
     if undo_suppression:
@@ -99,17 +103,19 @@ def _erase(
     _done(done, json)
 
 
-def _resume(settings: Settings, company: Company, dry_run: bool, why: str, yes: bool, json: bool) -> None:
+def _resume(
+    settings: Settings, company: Company, dry_run: bool, why: str, yes: bool, json: bool, *, again: bool
+) -> None:
     from teei_ingest.cli.output import NONE, as_json, err, line
     from teei_ingest.privacy.erase import Traces, look_pending
     from teei_ingest.privacy.erase import resume as carry_out
 
-    count, left = look_pending(settings, company)
+    count, left = look_pending(settings, company, again=again)
     if json and (dry_run or not count):
         as_json({"pending": count} | _plain(left))
         return
     if not count:
-        line(NONE, "erasure", f"{company.slug} has none that is pending")
+        line(NONE, "erasure", f"{company.slug} has none{'' if again else ' that is pending'}")
         return
     if dry_run or not yes:
         _show(left, on_err=not dry_run)
@@ -118,7 +124,7 @@ def _resume(settings: Settings, company: Company, dry_run: bool, why: str, yes: 
     _ask(f"Carry out {count} erasure{'s' if count > 1 else ''} to the end?", yes)
     done = Traces(company.slug)
     with err().status(f"erasing persons of {company.slug}"):
-        for each in carry_out(settings, company, why=why):
+        for each in carry_out(settings, company, why=why, again=again):
             done.add(each)
     _done(done, json)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from teei_ingest.defs import alerts, assets, jobs, presence, retention, schedules, sensors, stale, webhooks
+from teei_ingest.defs import alerts, assets, jobs, maintenance, presence, retention, schedules, sensors, stale, webhooks
 from teei_ingest.defs.partitions import partitions
 from teei_ingest.defs.resources import (
     CredentialsResource,
@@ -35,9 +35,16 @@ def build(overrides: Mapping[str, str] | None = None, **resources: Any) -> dg.De
     given.setdefault("landing", LandingResource(settings=configured))
     given.setdefault("ingest", IngestResource(**given))
     return dg.Definitions(
-        assets=dg.with_source_code_references([*made, presence.presence, retention.retention]),
-        jobs=[*jobs.jobs(), presence.job, retention.job],
-        schedules=[*schedules.schedules(settings), presence.weekly(settings), retention.daily],
+        assets=dg.with_source_code_references(
+            [*made, presence.presence, retention.retention, maintenance.tidied_tables, maintenance.size_report]
+        ),
+        jobs=[*jobs.jobs(), presence.job, retention.job, maintenance.job],
+        schedules=[
+            *schedules.schedules(settings),
+            presence.weekly(settings),
+            retention.daily,
+            maintenance.daily,
+        ],
         sensors=[
             sensors.companies_registry,
             sensors.landings,

@@ -149,6 +149,16 @@ QUEUE_OLDEST = Metric(
     "When the run was asked for that has been in the queue longest; absent while it is empty.",
     (),
 )
+STORED_BYTES = Metric(
+    "impact_in_stored_bytes",
+    "gauge",
+    "Bytes at rest when they were measured last: the newest version of a table, by its name, and what is beside it.",
+    ("what",),
+)
+STORED_ROWS = Metric("impact_in_stored_rows", "gauge", "Events of a table when they were measured last.", ("what",))
+MEASURED = Metric(
+    "impact_in_stored_measured_timestamp_seconds", "gauge", "When that was; absent as long as it never was.", ()
+)
 RECORDED_UNTIL = Metric(
     "impact_in_recorded_until_timestamp_seconds",
     "gauge",

@@ -20,6 +20,7 @@ from teei_ingest.extract.quota import pressures
 from teei_ingest.landing.quarantine import Quarantine
 from teei_ingest.metrics import catalog
 from teei_ingest.metrics.catalog import Metric
+from teei_ingest.metrics.sizes import COMPANY, TABLE, Sizes
 from teei_ingest.metrics.totals import Counted, Labels, Totals
 from teei_ingest.settings import Settings
 from teei_ingest.streams import all_streams
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 COUNTING_S = 2.0  # that one look may spend on counting runs: the rest is counted the next time
 _TOGETHER = 20  # runs that are counted in one step
-_PARTS = ("dagster", "sources", "webhooks", "companies", "totals")
+_PARTS = ("dagster", "sources", "webhooks", "sizes", "companies", "totals")
 
 
 class Figure(NamedTuple):
@@ -64,6 +65,8 @@ class Figures:
             found += self._of_sources()
         with self._part("webhooks"):
             found += self._of_webhooks()
+        with self._part("sizes"):
+            found += self._of_sizes()
         known: list[Company] = []
         with self._part("companies"):
             known = [one for one in self._companies() if shredded(self._settings, one) is None]
@@ -127,10 +130,10 @@ class Figures:
     def _of_quarantine(self, companies: Iterable[Company]) -> list[Figure]:
         quarantine = Quarantine(self._settings)
         days: Counter[Labels] = Counter({(one.system, one.name): 0 for one in all_streams().values()})
-        for company in companies:
-            for stream in quarantine.streams(company.slug):
-                if stream in all_streams():
-                    days[all_streams()[stream].system, stream] += len(quarantine.days(company.slug, stream))
+        known = {company.slug for company in companies}
+        for (company, stream), count in quarantine.counts().items():
+            if company in known and stream in all_streams():
+                days[all_streams()[stream].system, stream] += count
         return [Figure(catalog.QUARANTINED, dict(days))]
 
     def _of_sources(self) -> list[Figure]:
@@ -153,6 +156,17 @@ class Figures:
             Figure(catalog.QUOTA_BLOCKED, dict(blocked)),
             Figure(catalog.CIRCUIT_OPEN, dict(down)),
             Figure(catalog.CIRCUIT_SINCE, since),
+        ]
+
+    def _of_sizes(self) -> list[Figure]:
+        at, sizes = Sizes(self._settings).last() or (None, {})
+        parts = {thing: size for thing, size in sizes.items() if thing.kind != COMPANY}
+        return [
+            Figure(catalog.STORED_BYTES, {(thing.name,): size.bytes for thing, size in parts.items()}),
+            Figure(
+                catalog.STORED_ROWS, {(thing.name,): size.rows for thing, size in parts.items() if thing.kind == TABLE}
+            ),
+            Figure(catalog.MEASURED, {} if at is None else {(): at}),
         ]
 
     def _of_webhooks(self) -> list[Figure]:

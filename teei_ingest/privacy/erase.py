@@ -131,13 +131,13 @@ def whereabouts(
     return tokens, found
 
 
-def look_pending(settings: Settings, company: Company) -> tuple[int, Traces]:
-    """How many erasures are pending, and what is left of those persons."""
+def look_pending(settings: Settings, company: Company, *, again: bool = False) -> tuple[int, Traces]:
+    """How many erasures are pending, or with `again` on the list, and what is left of those persons."""
     store = open_store(settings)
     left = Traces(company.slug)
     with store.committing(company.slug), store.reading():
         place = _Place(settings, company, store)
-        pending = place.suppressions.pending(place.ring, company.slug)
+        pending = place.listed_all() if again else place.suppressions.pending(place.ring, company.slug)
         for erasure in pending:
             left.add(_remove(place, *_reach(place, erasure.tokens, erasure.groups), dry_run=True))
     return len(pending), left
@@ -171,11 +171,16 @@ def erase(
     return _carry_out(settings, company, store, erasure.id, why, resumed=False)
 
 
-def resume(settings: Settings, company: Company, *, why: str = "") -> list[Traces]:
-    """Carry out to their end the erasures that are pending; what each still had. Raises as `erase`."""
+def resume(settings: Settings, company: Company, *, why: str = "", again: bool = False) -> list[Traces]:
+    """Carry out to their end the erasures that are pending, or with `again` all of the list; what each still had.
+
+    Raises as `erase`.
+    """
     store = open_store(settings)
-    with store.committing(company.slug):
+    with store.alone_with(company.slug):
         place = _Place(settings, company, store)
+        if again:
+            place.suppressions.reopen(place.ring, company.slug)
         pending = place.suppressions.pending(place.ring, company.slug)
     done = []
     for erasure in pending:
@@ -223,10 +228,15 @@ class _Place:
         self.ring = KeyRing.open(settings, company, create=lambda: not store.holds(company.slug))
         self.names = Pseudonyms.of(self.ring)
 
+    def listed_all(self) -> list[Erasure]:
+        """All erasures of the list."""
+        return self.suppressions.entries(self.ring, self.company.slug)
+
     def listed(self, tokens: frozenset[str]) -> Erasure | None:
         """The erasure that suppresses one of these pseudonyms."""
-        entries = self.suppressions.entries(self.ring, self.company.slug)
-        return next((one for one in entries if not tokens.isdisjoint(map(self.names.forward, one.tokens))), None)
+        return next(
+            (one for one in self.listed_all() if not tokens.isdisjoint(map(self.names.forward, one.tokens))), None
+        )
 
     def streams(self, suppression: Suppression) -> Iterator[tuple[str, RecordMapper, Suppressor]]:
         """For each stream what tells whose a record of it is."""

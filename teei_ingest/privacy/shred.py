@@ -35,8 +35,8 @@ from teei_ingest.vault.keys import destroy, tombstone, versions
 from teei_ingest.webhooks.deliveries import Deliveries
 
 REMAINS = (
-    "Here: the audit log, Dagster's history of runs, names in the tables' logs and this certificate tell the company, "
-    "days and counts, no person.",
+    "Here: the audit log, Dagster's history of runs, the gateway's calls (30 days), names in the tables' logs and this "
+    "certificate tell the company, days and counts, no person.",
     "In older backups of the tables: pseudonyms. Without the destroyed keys nobody can go from a known person to them "
     "or back, but rows of one person still share one, so joins inside such a backup remain, beside departments, "
     "hours, amounts and dates as they were.",
@@ -82,11 +82,14 @@ def shred(
 
     `stop` ends the company's runs and gives their number, `forget` removes its partitions. With `export_to` its events
     are in a folder below it before the first of them goes. Safe to repeat after a crash at any step: nothing is begun
-    anew in between, since a tombstone lies beside the keys from the first step on. Raises UsageError if it was done
-    before or the folder cannot be used, StoreError, LandingError, KeyringError, AuditError.
+    anew in between, since a tombstone lies beside the keys from the first step on. A company that was shredded before
+    can be again if something of it is back, from a backup. Raises UsageError if nothing is or the folder cannot be
+    used, StoreError, LandingError, KeyringError, AuditError.
     """
     stone = tombstone(settings, company)
-    made = _read(stone) or Certificate(company.slug, str(company.id), _now(), keys=_keys(settings, company))
+    made = _read(stone)
+    if made is None or (made.ended and _is_back(settings, company.slug)):
+        made = Certificate(company.slug, str(company.id), _now(), keys=_keys(settings, company))
     path = settings.home / "audit" / "certificates" / f"{company.slug}-{made.started.replace(':', '')}.json"
     if made.ended:
         raise UsageError(f"was shredded at {made.ended}: {path}", company=company.slug)
@@ -118,6 +121,11 @@ def shred(
     return made, path
 
 
+def _is_back(settings: Settings, slug: str) -> bool:
+    """Whether a backup of before a company was shredded was restored."""
+    return open_store(settings).holds(slug) or any(folder.exists() for folder in _folders(settings, slug).values())
+
+
 def _exporting(company: Company, made: Certificate, below: Path) -> Certificate:
     """With the folder that the events are to be in; the one that they were to be in before, if it is that again."""
     if made.exported is not None or made.exported_to == str(below.expanduser().absolute() / company.slug):
@@ -145,8 +153,9 @@ def _remove(settings: Settings, store: Store, company: Company) -> None:
     for contract in contracts():
         store.remove_company(contract, slug)
     with os_errors(lambda reason: LandingError(f"the sealed files cannot be removed: {reason}", company=slug)):
-        for folder in _folders(settings, slug).values():
+        for kind, folder in _folders(settings, slug).items():
             remove_folder(folder)
+            remove_folder(settings.home / kind / slug)  # its locks, where the files are elsewhere
     Suppressions(settings).forget(slug)
     Drift(settings.home).forget(slug)
     Vanished(settings.home).forget_company(slug)
