@@ -33,6 +33,8 @@ _LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $p
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 _RUNS = """query($filter: RunsFilter) { runsOrError(filter: $filter) {
     ... on Runs { results { runId status startTime endTime tags { key value } } } } }"""
+_TERMINATE = """mutation($id: String!) { terminateRun(runId: $id) { __typename
+    ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
 _START_SCHEDULE = """mutation($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
     __typename ... on PythonError { message } } }"""
 
@@ -141,6 +143,11 @@ class Deployment:
             return run.status if run.status in ("SUCCESS", "FAILURE", "CANCELED") else ""
 
         return eventually(ended, "the run ends")
+
+    def terminate(self, run: str) -> None:
+        """End a run as the UI does."""
+        said = self.ask(_TERMINATE, id=run)["terminateRun"]
+        assert said["__typename"] == "TerminateRunSuccess", said
 
     def start_schedule(self, name: str) -> None:
         """Start a schedule as the UI does."""

@@ -2,7 +2,7 @@
 
 A process's number alone does not tell: it is used again, and each container has numbers of its own. The locks lie
 beside Dagster's SQLite databases, so that whoever shares those sees them. Runs of a database on a server may be
-anywhere: of their processes nothing is known here.
+anywhere: of their processes nothing is known here, unless a launcher says that they share this folder (`launcher.py`).
 """
 
 import fcntl
@@ -29,7 +29,8 @@ def are_known(opened: dg.DagsterInstance) -> bool:
 @contextmanager
 def executing(opened: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     """This process carries out a run as long as the block lasts, or as long as the process does."""
-    if not are_known(opened) or run_id in _own:
+    is_seen = are_known(opened) or getattr(opened.run_launcher, "watches_locks", False)
+    if not is_seen or run_id in _own:
         yield
         return
     path = _folder(opened) / run_id

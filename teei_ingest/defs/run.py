@@ -50,6 +50,7 @@ from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.streams import all_streams
 from teei_ingest.sync import Figures, Problem, Request, Result
+from teei_ingest.vault.files import private_folder
 
 DEFINITIONS = "teei_ingest.definitions"
 PROCESS_TAG = "teei/process"  # of runs that are carried out by the process that asked for them
@@ -71,8 +72,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
     """The instance in DAGSTER_HOME. Raises SettingsError if it cannot be opened, StoreError if it fails later."""
     quicken()
     home = os.environ.get("DAGSTER_HOME", "")
+    beside = Path(os.environ["TEEI_HOME"], "dagster") if "TEEI_HOME" in os.environ else Path(home)
     try:
-        with FileLock(Path(home) / ".opening", mode=0o600):  # processes that make its databases at once spoil them
+        # Processes that make its databases at once spoil them. In a container DAGSTER_HOME itself is read-only.
+        with FileLock(private_folder(beside) / ".opening", mode=0o600):
             remove_half_made(Path(home))
             opened = dg.DagsterInstance.get()
     except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is mended in the same way
