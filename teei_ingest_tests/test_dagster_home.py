@@ -69,7 +69,7 @@ for number in json.loads(sys.argv[2]):
 
 
 @pytest.mark.parametrize(
-    "numbers", [(90,), pytest.param(range(2, 200, 4), marks=pytest.mark.long)], ids=["one", "all along"]
+    "numbers", [(90,), pytest.param(range(2, 200, 8), marks=pytest.mark.long)], ids=["one", "all along"]
 )
 def test_a_process_may_die_while_it_makes_the_databases(tmp_path: Path, numbers: Sequence[int]) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps([0, *numbers])]

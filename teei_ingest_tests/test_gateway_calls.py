@@ -187,7 +187,8 @@ def test_so_many_calls_may_wait(tmp_path: Path, front: Proxy) -> None:
 def workers(home: Path) -> list[int]:
     """Process ids of the workers of a home that have an order: they hold the lock of a run."""
     folder = home / "dagster" / "processes"
-    return [int(path.read_text().split()[0]) for path in folder.iterdir()] if folder.is_dir() else []
+    written = [path.read_text().split() for path in folder.iterdir()] if folder.is_dir() else []
+    return [int(words[0]) for words in written if words]  # a lock is there a moment before who holds it
 
 
 def has_begun(home: Path, run_id: str) -> bool:

@@ -242,7 +242,8 @@ class Machine:
         pid, code = self._forked(Case(case.home, planted=case.planted), home)
         if code:
             verdict.leftovers.append(f"the next sync ends with {code}: {self._said(home)}")
-            return verdict
+            if case.home == BARE:
+                return verdict
         verdict.leftovers += [f"process {other} goes on" for other in _orphans(pid)]
         if case.home == BARE:  # its keys were made anew
             whole = self._twin(home)
