@@ -263,6 +263,12 @@ def test_the_first_look_shows_how_it_is(seen: Seen) -> None:
     assert (seen.field("shoeSize").first_seen, seen.field("shoeSize").last_seen) == (str(day(1)), str(day(6)))
 
 
+def test_a_field_without_a_value_is_seen_and_one_that_is_away_is_not(seen: Seen) -> None:
+    for number, record in ((0, {"shoeSize": 43}), (2, {"shoeSize": None}), (5, PLAIN)):
+        seen([record] * 3, number)
+    assert seen.field("shoeSize").last_seen == str(day(3))
+
+
 def test_a_declared_field_is_never_new(seen: Seen) -> None:
     assert seen.said([{"tags": ABSENT, "user_email": ABSENT}] * 3, 0) == []
     assert seen.said([GRADE] * 60, 1) == []

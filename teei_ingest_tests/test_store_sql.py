@@ -297,6 +297,8 @@ def test_a_table_is_complete_or_shown_by_column() -> None:
     assert narrow.count("[REDACTED]") == 2 and "    name │ [REDACTED]" in narrow.splitlines()
     assert len(render(["a"], [(None,), (None,)], "table").split("\n")) == 4
     assert render(["a"], [], "table") == "No rows (columns: a)."
+    numbers, texts = render(["n", "t"], [(1, "a"), (None, "b"), (1000, "long")], "table").splitlines()[2:5:2]
+    assert (numbers.index("1"), texts.index("1")) == (5, 2) and numbers.index("a") == texts.index("long")
     assert "\x1b" not in render(["a"], [["\x1b[31mred\nline"]], "table")
 
 

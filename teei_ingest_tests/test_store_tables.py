@@ -88,6 +88,22 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("contract", RELEASED, ids=lambda contract: contract.table)
+def test_every_text_is_looked_through_also_in_lists_maps_and_structs(store: Store, contract: type[Data]) -> None:
+    row = event(contract, 7)
+    put(store, contract, [row])
+
+    def within(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list | tuple):
+            for one in value.values() if isinstance(value, dict) else value:
+                yield from within(one)
+
+    wanted = {text for name, value in row.items() if name != "company" for text in within(value)}
+    assert wanted <= set(store.texts(contract, "acme-corp"))
+
+
+@pytest.mark.parametrize("contract", RELEASED, ids=lambda contract: contract.table)
 def test_every_column_of_every_contract_comes_back(store: Store, contract: type[Data]) -> None:
     rows = [event(contract, 1), event(contract, 2)]
     nulls = {f.name: None for f in arrow_schema(contract) if f.nullable}
