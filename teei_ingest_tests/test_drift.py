@@ -264,8 +264,8 @@ def test_the_first_look_shows_how_it_is(seen: Seen) -> None:
 
 
 def test_a_field_without_a_value_is_seen_and_one_that_is_away_is_not(seen: Seen) -> None:
-    for number, record in ((0, {"shoeSize": 43}), (2, {"shoeSize": None}), (5, PLAIN)):
-        seen([record] * 3, number)
+    for number, sent in ((0, {"shoeSize": 43}), (2, {"shoeSize": None}), (5, PLAIN)):
+        seen([sent] * 3, number)
     assert seen.field("shoeSize").last_seen == str(day(3))
 
 

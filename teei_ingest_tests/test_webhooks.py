@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +37,7 @@ from teei_ingest.sandbox.server import Running, SandboxConfig, environment, runn
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.streams import all_streams
+from teei_ingest.vault.database import Database
 from teei_ingest.vault.keys import tombstone
 from teei_ingest.webhooks.deliveries import Deliveries, Delivery
 from teei_ingest.webhooks.signatures import refusal
@@ -418,6 +420,23 @@ def test_several_processes_at_once(place: Home) -> None:
         list(processes.map(arrivals, [place.environ] * 8, range(8)))
     (only,) = Deliveries(place.settings).waiting()
     assert only.number == 45
+
+
+def test_several_processes_may_make_the_file(tmp_path: Path) -> None:
+    def add(path: Path, barrier: Barrier) -> None:
+        barrier.wait(20)
+        with Database(path, "CREATE TABLE IF NOT EXISTS arrived (number INTEGER);").transaction() as opened:
+            opened.execute("INSERT INTO arrived VALUES (1)")
+
+    at_once = get_context("fork")
+    for number in range(30):
+        path, barrier = tmp_path / f"{number}.sqlite", at_once.Barrier(6)
+        adding = [at_once.Process(target=add, args=(path, barrier)) for _ in range(6)]
+        for one in adding:
+            one.start()
+        for one in adding:
+            one.join(20)
+        assert [one.exitcode for one in adding] == [0] * 6
 
 
 def test_a_burst_is_kept_whole(served: Gateway, sandbox: Running) -> None:

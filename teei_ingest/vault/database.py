@@ -7,6 +7,7 @@ the databases of libraries.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -47,10 +48,7 @@ class Database:
                 sync_folder(self.path.parent)
             place = self.path if self.path.exists() else ":memory:"
             with closing(sqlite3.connect(place, timeout=_BUSY_S, isolation_level=None)) as connection:
-                for pragma in self._pragmas:
-                    connection.execute(f"PRAGMA {pragma}")
-                if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                    connection.executescript(self._schema)
+                self._prepare(connection)
                 yield connection
             return
         except (OSError, sqlite3.Error):
@@ -58,3 +56,18 @@ class Database:
         raise SettingsError(
             f"{self.path} cannot be used; make TEEI_HOME writable and give it room, or remove this file"
         )
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        end = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                for pragma in self._pragmas:
+                    connection.execute(f"PRAGMA {pragma}")
+                if not connection.execute("PRAGMA user_version").fetchone()[0]:
+                    connection.executescript(self._schema)
+                return
+            except sqlite3.OperationalError as error:
+                # While others make it, too, SQLite waits neither for the log's mode nor for a lock that it would raise.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.01)

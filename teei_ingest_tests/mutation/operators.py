@@ -132,6 +132,14 @@ class _Bare(ast.NodeTransformer):
             node.op = ast.BitOr()
         return node
 
+    def visit_arguments(self, node: ast.arguments) -> ast.arguments:
+        """What may be given by place, and what by name, refuses a programmer's slip alone."""
+        self.generic_visit(node)
+        node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+        node.defaults += [default or ast.Constant(...) for default in node.kw_defaults]
+        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
+        return node
+
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None
         return node
@@ -140,7 +148,7 @@ class _Bare(ast.NodeTransformer):
         node.returns = None
         node.decorator_list = [one for one in node.decorator_list if _called(one) not in _DECORATORS]
         if all(isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant) for one in node.body):
-            node.args.defaults = []  # a protocol's method, which never runs
+            node.args.defaults, node.decorator_list = [], []  # a protocol's method, which never runs
         self.generic_visit(node)
         return node
 
