@@ -112,7 +112,11 @@ def _absolute(value: Any) -> Any:
 
 
 def _store_uri(value: Any) -> Any:
-    return value if "://" in str(value) else str(_absolute(value))
+    if "://" in str(value):
+        return value
+    if re.match(r"\w+:", str(value)):  # or data would go into a folder of that name
+        raise ValueError("has to be a folder, or a URI such as `s3://bucket/folder`")
+    return str(_absolute(value))
 
 
 def _path(text: str) -> str:

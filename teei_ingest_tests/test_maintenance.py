@@ -314,6 +314,11 @@ def test_the_command_says_how_large_all_is(
     assert run(["store", "size"]) == 0
     shown = capsys.readouterr().out
     assert "Dagster's runs and events" in shown and ACME.slug in shown
+    growing = "growth shows from tomorrow's measure on"
+    assert growing not in shown
+    (place.settings.home / "metrics" / "sizes.sqlite").unlink()
+    assert run(["store", "size"]) == 0
+    assert growing in capsys.readouterr().out
 
 
 @pytest.mark.fleet

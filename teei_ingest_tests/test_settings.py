@@ -92,6 +92,8 @@ def test_an_unreadable_env_file_is_one_line(folder: Path) -> None:
         ("TEEI_START_DATE", "2024-13-01"),
         ("TEEI_READ_TIMEOUT_S", "inf"),
         ("TEEI_QUARANTINE_RATIO", "1.5"),
+        ("TEEI_STORE_URI", "s3:/bucket/geheim"),
+        ("TEEI_STORE_URI", "s3:bucket/geheim"),
         ("TEEI_MASTER_KEY", "geheim"),
         ("TEEI_MASTER_KEY", base64.b64encode(bytes(31)).decode()),
         ("TEEI_MASTER_KEY", base64.b64encode(bytes(33)).decode()),

@@ -84,6 +84,8 @@ def _show(found: dict[Thing, Measured]) -> None:
         one = next(each for thing, each in found.items() if (thing.kind, thing.name) == (BESIDE, name))
         made.add_row(what, _bytes(one.bytes), _grown(one.bytes_a_day, _signed))
     out().print(made)
+    if all(one.bytes_a_day is None for one in found.values()):
+        out().print("[dim]growth shows from tomorrow's measure on[/]")
 
 
 def _bytes(count: float) -> str:
