@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ import pytest
 from deltalake import DeltaTable
 
 from teei_ingest.contracts import EnrollmentEvent, VolunteerEvent
-from teei_ingest.errors import AuditError, StoreError, TeeiError
+from teei_ingest.errors import AuditError, LandingError, StoreError, TeeiError
 from teei_ingest.landing.landing import Landing
 from teei_ingest.landing.quarantine import Quarantine, QuarantineEntry
 from teei_ingest.privacy.audit_log import AuditLog
@@ -38,7 +39,7 @@ from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.vault.keys import KeyRing
-from teei_ingest.vault.objects import files, storage_options
+from teei_ingest.vault.objects import files, object_folder, storage_options
 from teei_ingest_tests.dagster_parts import BIN, free_port, prepare_home
 from teei_ingest_tests.erasing import DAY, KARI, OLAS, all_rows, company_of, mentions, people, sync, tokens_of
 from teei_ingest_tests.feeding import ACME, Answering, lists, worker
@@ -379,11 +380,11 @@ def test_refused_from_the_middle_on(folder: Place, place: Place, s3: S3, way: st
     assert place.rows() == folder.rows(*FEW)
 
 
-def test_a_question_that_is_refused_in_the_middle(place: Place, s3: S3) -> None:
+@pytest.mark.parametrize("question", [("sql", "SELECT * FROM volunteer_events"), ("export", "there")])
+def test_a_question_that_is_refused_in_the_middle(place: Place, s3: S3, question: tuple[str, ...]) -> None:
     store = open_store(place.settings)
     rows = [event(VolunteerEvent, n) for n in range(3)]
     store.replace(VolunteerEvent, "one", "acme-corp", [FIRST], reader(VolunteerEvent, rows))
-    question = ("sql", "SELECT * FROM volunteer_events")
     with front(s3.url, lambda request: "expired" if request.path.endswith(".parquet") else "pass") as through:
         code, out, err = place.teei(*question, AWS_ENDPOINT_URL=through.url)
     assert (code, out, err.count("\n")) == (5, "", 1), err
@@ -613,3 +614,52 @@ def test_nothing_is_done_that_cannot_be_copied(fed: Home) -> None:
     log = AuditLog(gone)
     with pytest.raises(AuditError, match="no such bucket"):
         log.append("keys.rotated", company=ACME.slug)
+
+
+# --- one file -----------------------------------------------------------------------------------------------------
+
+LONG = bytes(range(256)) * (12 << 12)  # 12 MiB, which goes in several parts
+
+
+def test_an_interrupted_write_leaves_the_old_file_or_the_whole_new_one(place: Place) -> None:
+    path = object_folder(place.settings, "_any") / "file"
+
+    def put(data: bytes) -> float:
+        begun = time.monotonic()
+        with path.replacing(OSError) as write:
+            write(data)
+        return time.monotonic() - begun
+
+    seconds, stops = put(LONG), 0
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for number in range(40):
+        put(b"old")
+        signal.setitimer(signal.ITIMER_REAL, seconds * number / 40 + 0.001)
+        try:
+            put(LONG)
+        except KeyboardInterrupt:
+            stops += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        with path.open() as file:
+            assert file.read() in (b"old", LONG), number
+    assert stops > 10
+
+
+def test_no_room_for_what_is_being_written_is_one_line(place: Place) -> None:
+    path = object_folder(place.settings, "_any") / "file"
+    pid = os.fork()
+    if not pid:
+        code = 2
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10 << 20, 10 << 20))
+            with path.replacing(LandingError) as write:
+                write(LONG[: 10 << 20])
+                write(b"and a little")
+        except LandingError as error:
+            code = 0 if error.message == "File too large" else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not path.exists()

@@ -123,8 +123,9 @@ def export_views(
             return made
         except duckdb.Error as error:
             # Its text may show a row's value.
-            kind = type(error).__name__
-    raise StoreError(f"the views cannot be read to their end ({kind}): is there room in {folder}? see `teei doctor`")
+            room = f"({type(error).__name__}): is there room in {folder}? see `teei doctor`"
+            failure = store.refused(error) or StoreError(f"the views cannot be read to their end {room}")
+    raise failure
 
 
 def _view(
@@ -212,8 +213,14 @@ def _alone_in(folder: Path) -> Iterator[Path]:
     with os_errors(failure):
         descriptor = os.open(private_folder(folder), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os_errors(lambda reason: UsageError(f"{folder} is being written by another export: wait for its end")):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with os_errors(failure):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free = True
+            except BlockingIOError:
+                is_free = False
+        if not is_free:
+            raise UsageError(f"{folder} is being written by another export: wait for its end")
         with os_errors(failure):
             private_folder(begun)
         try:

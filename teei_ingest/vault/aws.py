@@ -10,7 +10,6 @@ text is never shown: it may quote what was asked.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 from collections.abc import Callable
@@ -195,7 +194,7 @@ class Kms(_Service):
         """The key again. Raises InvalidTag for what was wrapped by another key, or for something else."""
         try:
             box = base64.b64decode(wrapped, validate=True)
-        except binascii.Error:
+        except ValueError:
             box = b""
         if not box:
             raise InvalidTag

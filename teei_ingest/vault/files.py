@@ -53,11 +53,8 @@ def replacing(path: Path | ObjectPath, failure: Failure) -> AbstractContextManag
     return _replacing(path, failure) if isinstance(path, Path) else path.replacing(failure)
 
 
-@contextmanager
-def _replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]]:
-    with os_errors(failure):
-        private_folder(path.parent)
-        temporary, descriptor = _open_locked(path)
+def writer(descriptor: int, failure: Failure) -> Callable[[bytes], None]:
+    """What writes all of its argument to an open file, at once."""
 
     def write(data: bytes) -> None:
         rest = memoryview(data)
@@ -65,8 +62,17 @@ def _replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
 
+    return write
+
+
+@contextmanager
+def _replacing(path: Path, failure: Failure) -> Iterator[Callable[[bytes], None]]:
+    with os_errors(failure):
+        private_folder(path.parent)
+        temporary, descriptor = _open_locked(path)
+
     try:
-        yield write
+        yield writer(descriptor, failure)
         with os_errors(failure):
             os.fsync(descriptor)
             temporary.replace(path)

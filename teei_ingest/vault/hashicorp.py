@@ -10,7 +10,6 @@ this, is told by asking who we are.
 from __future__ import annotations
 
 import base64
-import binascii
 import threading
 from collections.abc import Callable
 from typing import Any, Self
@@ -221,7 +220,7 @@ class Transit:
             raise InvalidTag
         try:
             return base64.b64decode(self._answer(reply, "plaintext"), validate=True)
-        except (binascii.Error, TypeError):
+        except (ValueError, TypeError):
             pass
         raise InvalidTag
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import errno
 import io
-import shutil
+import mmap
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,7 +32,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from teei_ingest.errors import LandingError, SettingsError
 from teei_ingest.settings import Settings
 from teei_ingest.vault.addresses import url_problem
-from teei_ingest.vault.files import Failure, os_errors, private_folder
+from teei_ingest.vault.files import Failure, os_errors, private_folder, writer
 
 # Which variables of a deployment are of which kind of store.
 _VARIABLES = {
@@ -47,7 +47,6 @@ _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 ONE_REQUEST = {"DELTARS_UPLOAD_PART_SIZE": f"{64 * 2**20}"}
 UNSURE_ATTEMPTS = 4
 BETWEEN = wait_random_exponential(multiplier=0.05, max=2)
-_IN_MEMORY = 8 * 2**20  # of a sealed file that is being written; the rest is on disk
 _CHUNK = 2**20
 _SINCE = "@"  # `NAME@MILLISECONDS`, beside a file that is older than its object
 
@@ -190,7 +189,7 @@ def patiently(ask: Callable[[], T]) -> T:
 
 @dataclass(frozen=True)
 class Objects:
-    """An object store from a URI on; `spool` is a folder for what is sealed, being written, and large."""
+    """An object store from a URI on; `spool` is a folder for what is sealed and being written."""
 
     uri: str
     options: Mapping[str, str] = field(repr=False)
@@ -262,20 +261,15 @@ class ObjectPath:
     def replacing(self, failure: Failure) -> Iterator[Callable[[bytes], None]]:
         """As `files.replacing`."""
         with os_errors(failure):
-            folder = private_folder(self._place.spool)
-            kept = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(folder))  # noqa: SIM115
+            kept = tempfile.TemporaryFile(buffering=0, dir=private_folder(self._place.spool))  # noqa: SIM115
         with kept:
-
-            def write(data: bytes) -> None:
-                with os_errors(failure):
-                    kept.write(data)
-
-            yield write
-            kept.seek(0)
+            yield writer(kept.fileno(), failure)
             with os_errors(failure):
-                before = self._marks()
+                before = self._marks_among(self.parent._names())
+                whole = mmap.mmap(kept.fileno(), 0, access=mmap.ACCESS_READ)
+                # One write: Arrow takes what it was given for all of it, also where an interruption ends this block.
                 with self._refusing(), self._files().open_output_stream(self._key) as target:
-                    shutil.copyfileobj(kept, target, _CHUNK)
+                    target.write(whole)
                 for mark in before:
                     mark._delete()
 
@@ -287,12 +281,10 @@ class ObjectPath:
 
     def remove(self) -> bool:
         """Whether there was such a file."""
-        found = any(one == self for one in self.parent._below())
-        if found:
-            marks = self._marks()
-            self._delete()
-            for mark in marks:
-                mark._delete()
+        names = self.parent._names()
+        found = self._key in names
+        for one in (self, *self._marks_among(names)) if found else ():
+            one._delete()
         return found
 
     def remove_all(self) -> None:
@@ -332,12 +324,8 @@ class ObjectPath:
             if _SINCE not in name
         ]
 
-    def _marks(self) -> list[ObjectPath]:
-        return [
-            self.parent / name.rpartition("/")[2]
-            for name in self.parent._names()
-            if name.startswith(f"{self._key}{_SINCE}")
-        ]
+    def _marks_among(self, names: Iterable[str]) -> list[ObjectPath]:
+        return [self.parent / name.rpartition("/")[2] for name in names if name.startswith(f"{self._key}{_SINCE}")]
 
     def _delete(self) -> None:
         with self._refusing():
