@@ -27,7 +27,7 @@ from teei_ingest.contracts import RELEASED, DirectoryEntry, DonationEvent, Enrol
 from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import SourceDown, StoreError
-from teei_ingest.store import tables
+from teei_ingest.store import changes, tables
 from teei_ingest.store.tables import MARKER, STATISTICS, Store
 
 FIRST = date(2024, 1, 1)
@@ -467,7 +467,7 @@ def _gone(store: Store, days: list[int], new: list[dict[str, Any]]) -> tuple[pa.
     columns = ["event_id", "source_id", "source_timestamp", "day"]
     table = pa.Table.from_pylist(new, schema=arrow_schema(VolunteerEvent)).select(columns)
     when = [FIRST + timedelta(day - 1) for day in days]
-    carried, late = store.gone(VolunteerEvent, "one", "acme-corp", when, table)
+    carried, late = changes.gone(store, VolunteerEvent, "one", "acme-corp", when, table)
     assert carried.schema.equals(arrow_schema(VolunteerEvent))
     return carried, late
 

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from teei_ingest.contracts.base import Kind, leaves
 from teei_ingest.contracts.fields import DataClass
 from teei_ingest.mapping.plan import parse
-from teei_ingest.store import open_store, tables
+from teei_ingest.store import changes, open_store
 from teei_ingest.streams import all_streams
 from teei_ingest_tests.feeding import (
     ACME,
@@ -63,7 +63,7 @@ def test_what_did_not_change_is_not_written_again(place: Home, monkeypatch: pyte
             assert [partition.unchanged for partition in made] == [False] * 3, stream
         before = {stream: (version(place, stream), stored(place, stream)) for stream in STREAMS}
         for number, stream in enumerate(STREAMS):
-            monkeypatch.setattr(tables, "COMPARED_ROWS", (150_000, 9, 1)[number % 3])
+            monkeypatch.setattr(changes, "COMPARED_ROWS", (150_000, 9, 1)[number % 3])
             made = worker(second, stream, page_size=7).both(DAYS).good
             assert [partition.unchanged for partition in made] == [True] * 3, stream
             assert [(partition.carried, partition.late) for partition in made] == [(0, 0)] * 3

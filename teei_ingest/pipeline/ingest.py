@@ -53,6 +53,7 @@ from teei_ingest.redact.policy import Policy
 from teei_ingest.redact.tighten import tighten
 from teei_ingest.redact.tokens import Pseudonyms
 from teei_ingest.settings import Settings
+from teei_ingest.store.changes import differing, gone
 from teei_ingest.store.drift import Drift
 from teei_ingest.store.tables import Store
 from teei_ingest.store.vanished import Vanished
@@ -450,7 +451,7 @@ class Ingest:
         carried = arrow_schema(stream.contract).empty_table()
         if not stored.keys().isdisjoint(closed):
             new = found.rows.columns(["event_id", "source_id", "source_timestamp", "day"], keep)
-            carried, late = store.gone(*table, closed, new, still_open)
+            carried, late = gone(store, *table, closed, new, still_open)
             carried = tighten(carried, stream.contract, self.policy, Pseudonyms.of(self._ring))
             for day, count in late.items():
                 good[day].late = count
@@ -465,7 +466,7 @@ class Ingest:
             return found.rows.reader(keep & _on(found.rows.days, days), chosen)
 
         counts = {day: partition.kept + partition.carried for day, partition in good.items()}
-        changed = store.differing(*table, stored, counts, rows)
+        changed = differing(store, *table, stored, counts, rows)
         for day, partition in good.items():
             partition.unchanged = day not in changed
         self._vanished.replace(slug, stream.name, good, missing, now)

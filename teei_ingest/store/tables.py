@@ -1,7 +1,8 @@
 """The event tables: Delta Lake, one table for each contract, partitioned by company.
 
 Belongs here: making, replacing, reading and tidying tables, and the sandbox's marker. Does not belong here: SQL
-(`sql.py`), views (`views.py`), settings, what a row means.
+(`sql.py`), views (`views.py`), the text of predicates (`predicates.py`), what an error says (`refusals.py`), what a
+refetch changes (`changes.py`), settings, what a row means.
 
 Files get the process's umask: whoever starts a process sets 0o077. delta-rs does not survive a fork: start
 processes that use a store with `spawn`.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from datetime import date, timedelta
+from datetime import date
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -22,16 +23,17 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import ColumnProperties, DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from teei_ingest.contracts import RELEASED
 from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import StoreError
-from teei_ingest.store import forms
+from teei_ingest.store import forms, predicates
 from teei_ingest.store.locks import Locks
 from teei_ingest.store.presence import Presence, no_tables
+from teei_ingest.store.refusals import FAILURES, Unsure, explained, failure, is_lost
 from teei_ingest.store.rotations import Rotation, Rotations
 from teei_ingest.streams import all_streams
 from teei_ingest.vault import objects
@@ -41,7 +43,6 @@ MARKER = "_teei_sandbox.json"
 FILE_BYTES = 16 * 2**20
 ROW_GROUP = 65_536
 SMALL_FILES, SMALL_BYTES = 8, 2**20  # more than so many small files of a stream become one
-COMPARED_ROWS = 150_000  # of about 300 bytes: so many stored rows are in memory at once while they are compared
 VACUUM_EVERY = 64  # commits between two removals of files that no version needs
 ATTEMPTS = 50
 
@@ -54,7 +55,6 @@ PROPERTIES: dict[str, str | None] = {
     _FILE_RETENTION: "interval 24 hours",
 }
 _LOG_RETENTION = "delta.logRetentionDuration"
-_BY_DAY = [("day", "ascending"), ("event_id", "ascending")]
 _DIFFERENT = ("event_id", "source_id", "timestamp", "source_timestamp")
 # Nor do the files' own footers; and no dictionary of what hardly ever comes twice.
 _WRITER = WriterProperties(
@@ -71,17 +71,6 @@ _WRITER = WriterProperties(
     },
 )
 
-_FAILURES = (DeltaError, OSError, ValueError, TypeError, RuntimeError)
-_BY_TEXT = (
-    (("os error 28", "os error 122", "os error 27", "no space left"), "{uri} is on a full disk: make room, run again"),
-    (("os error 13", "os error 1)", "os error 30", "permission denied"), "{uri} may not be used: mend its permissions"),
-    (("failed validation check",), "a row for {uri} is outside of the stream, company and days to replace"),
-)
-_BY_TYPE: dict[type[Exception], str] = {
-    TableNotFoundError: "{uri} has no event tables yet: `teei demo` or `teei sync` makes them",
-    SchemaMismatchError: "the rows for {uri} have other columns than their table",
-}
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -89,29 +78,6 @@ T = TypeVar("T")
 def contracts() -> tuple[type[Data], ...]:
     """The contracts that have a table: the released ones, then those that only a stream brings along."""
     return tuple(dict.fromkeys([*RELEASED, *(stream.contract for stream in all_streams().values())]))
-
-
-def _explain(error: Exception, uri: str) -> str:
-    """What to do about an error of delta-rs, Arrow or the system, without its text, which may show rows."""
-    text = str(error).lower()
-    if "://" in uri and (refused := objects.refusal(text, uri)):
-        return refused
-    for signs, remedy in _BY_TEXT:
-        if any(sign in text for sign in signs):
-            return remedy.format(uri=uri)
-    for kind, remedy in _BY_TYPE.items():
-        if isinstance(error, kind):
-            return remedy.format(uri=uri)
-    return f"the event tables at {uri} cannot be used ({type(error).__name__}): `teei doctor` looks for the reason"
-
-
-class _Unsure(StoreError):
-    """An object store did not say what became of a request. Everything is a replace, which may be made twice."""
-
-
-def _failure(error: Exception, uri: str) -> StoreError:
-    unsure = "://" in uri and objects.is_unsure(str(error))
-    return (_Unsure if unsure else StoreError)(_explain(error, uri))
 
 
 def _enough(state: RetryCallState) -> bool:
@@ -126,8 +92,8 @@ def _clearly(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate
     def clear(self: Store, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(self, *args, **kwargs)
-        except _FAILURES as error:
-            message = _explain(error, self.uri)
+        except FAILURES as error:
+            message = explained(error, self.uri)
         raise StoreError(message)
 
     return clear
@@ -214,9 +180,9 @@ class Store:
 
         The ids are in the log until the table is purged.
         """
-        predicate = f"{_where(None, company, None)} AND {_with_ids(event_ids)}"
+        predicate = predicates.with_ids(company, event_ids)
         with self._shared(_lock(contract)):
-            self._committed(contract, lambda: self._put(contract, predicate, rows))
+            self._commit(contract, lambda: _write(self._table(contract), rows, predicate))
 
     @contextmanager
     def committing(self, company: str) -> Iterator[int]:
@@ -261,21 +227,21 @@ class Store:
         erasure deleted does not come back: who puts files together is no more alone than who commits events.
         """
         with self._shared(_lock(contract)):
-            self._committed(contract, lambda: self._once(lambda: self._keep_files(contract, retention_h)))
+            self._commit(contract, lambda: self._keep_files(contract, retention_h))
         compacted = 0
         for company, stream in self._crowded(contract):
             if company in self._pinned():
                 continue
             one = partial(self._compacted, contract, stream, company)
             with self.committing(company), self.turn(company, stream), self._shared(_lock(contract)):
-                compacted += self._committed(contract, partial(self._once, one))
+                compacted += self._commit(contract, one)
         with self._shared(_lock(contract)):
             return Tidied(compacted, self._once(lambda: self._vacuum(self._table(contract))))
 
     @_clearly
     def sizes(self, contract: type[Data]) -> dict[str, Size]:
         """What the newest version has of each company, by slug, from the table's log alone."""
-        files = pa.table(self._table(contract).get_add_actions(flatten=True))
+        files = _adds(self._table(contract))
         if not files.num_rows:
             return {}
         sums = files.group_by("partition.company").aggregate(
@@ -316,7 +282,7 @@ class Store:
         Waits until nobody of this deployment writes or reads. Whoever opened the table before cannot commit to it.
         """
         with self._alone(contract):
-            self._committed(contract, lambda: self._once(lambda: self._bring_up(contract)))
+            self._commit(contract, lambda: self._bring_up(contract))
 
     def claim(self, former: str) -> None:
         """Make the tables this deployment's, that were the `former` one's or nobody's; safe to repeat after a crash.
@@ -324,7 +290,7 @@ class Store:
         Whatever the former one is writing is not committed any more.
         """
         for contract in contracts():
-            self._committed(contract, partial(self._once, partial(self._take, contract, former)))
+            self._commit(contract, partial(self._take, contract, former))
 
     def purge(self, contract: type[Data]) -> None:
         """Remove what the current version does not need, from the files and from the log, for good.
@@ -342,7 +308,7 @@ class Store:
         with self._alone(contract):
             expired = self.expired(contract, before)
             if expired:
-                self._committed(contract, lambda: self._delete(contract, _before(before)))
+                self._commit(contract, lambda: self._delete(contract, predicates.before(before)))
             # A delete that is in the log was not followed by its purge, or somebody was killed in between.
             if self._has_deleted(contract):
                 self._purge(contract)
@@ -350,7 +316,7 @@ class Store:
 
     def expired(self, contract: type[Data], before: date) -> int:
         """Number of rows of all days before that one."""
-        return self._scan(contract, _before(before), ["day"]).num_rows
+        return self._scan(contract, predicates.before(before), ["day"]).num_rows
 
     def rows(
         self,
@@ -359,10 +325,12 @@ class Store:
         stream: str | None = None,
         company: str | None = None,
         days: Iterable[date] | None = None,
+        after: date | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """Stored rows of the current version, in no promised order; a filter that is None lets all through."""
-        return self._scan(contract, _where(stream, company, days), columns or arrow_schema(contract).names)
+        predicate = predicates.where(stream, company, days, after)
+        return self._scan(contract, predicate, columns or arrow_schema(contract).names)
 
     def batches(
         self,
@@ -377,7 +345,7 @@ class Store:
         schema = arrow_schema(contract)
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
-        for batch in self.drained(self._reader(contract, _where(stream, company, days), schema.names)):
+        for batch in self.drained(self._reader(contract, predicates.where(stream, company, days), schema.names)):
             yield batch.select(schema.names).cast(schema)
 
     def drained(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
@@ -387,8 +355,7 @@ class Store:
 
     def with_ids(self, contract: type[Data], company: str, event_ids: Sequence[str]) -> pa.Table:
         """A company's stored rows with these ids."""
-        predicate = f"{_where(None, company, None)} AND {_with_ids(event_ids)}"
-        return self._scan(contract, predicate, arrow_schema(contract).names)
+        return self._scan(contract, predicates.with_ids(company, event_ids), arrow_schema(contract).names)
 
     def unfinished(self, contract: type[Data]) -> list[Path]:
         """Files that are being written, or were by a process that was killed; delta-rs removes none of these."""
@@ -416,71 +383,6 @@ class Store:
         for folder in (f"company={company}", "_delta_log"):
             for path in self._paths(files, folder):
                 yield from self._texts_of(files, path)
-
-    def gone(
-        self,
-        contract: type[Data],
-        stream: str,
-        company: str,
-        days: Sequence[date],
-        new: pa.Table,
-        open_days: Sequence[date] = (),
-    ) -> tuple[pa.Table, dict[date, int]]:
-        """What a refetch of closed days changes: (full rows to carry over, number of late records by day).
-
-        `new` has `event_id`, `day`, `source_id`, `source_timestamp` of all that replaces these days and `open_days`,
-        of which nothing is carried over. A stored row that it lacks goes where a newer version of the same record is
-        in `new`, on another day, or carried itself. Late is what `new` brings for a day of which something was stored
-        before.
-        """
-        keys = ["source_id", "source_timestamp"]
-        nothing = arrow_schema(contract).empty_table()
-        stored = self.rows(contract, stream=stream, company=company, days=days, columns=["event_id", "day", *keys])
-        late = _late(stored, new)
-        missing = stored.filter(pc.invert(_among(stored["event_id"], new["event_id"])))
-        if not missing.num_rows:
-            return nothing, late
-        since = f"{_where(stream, company, None)} AND day > '{pc.min(missing['day'])}'"
-        later = self._scan(contract, since, ["day", *keys])
-        replaced = pa.chunked_array([pa.array([*days, *open_days], pa.date32())])
-        later = later.filter(pc.invert(_among(later["day"], replaced)))
-        schema = missing.select(keys).schema
-        versions = pa.concat_tables(table.select(keys).cast(schema) for table in (new, missing, later))
-        newest = versions.group_by("source_id").aggregate([("source_timestamp", "max")])
-        place = pc.index_in(missing["source_id"], value_set=newest["source_id"].combine_chunks())
-        newer = pc.greater(newest["source_timestamp_max"].take(place), missing["source_timestamp"])
-        # An emptied source_id names no record, so nothing can supersede it.
-        superseded = pc.and_(newer, pc.is_valid(missing["source_id"]))
-        carried = missing.filter(pc.invert(superseded))["event_id"]
-        if not len(carried):
-            return nothing, late
-        full = self.rows(contract, stream=stream, company=company, days=days)
-        return full.filter(_among(full["event_id"], carried)), late
-
-    def differing(
-        self,
-        contract: type[Data],
-        stream: str,
-        company: str,
-        stored: Mapping[date, int],
-        days: Mapping[date, int],
-        rows: Callable[[Sequence[date]], Callable[[], pa.RecordBatchReader]],
-    ) -> list[date]:
-        """The days whose stored rows are not, in any order and to the value, those that would replace them.
-
-        `stored` are their `counts`; `days` says how many rows would replace them, of which `rows` makes readers as
-        `replace` takes them.
-        """
-        found = {day for day, count in days.items() if stored.get(day, 0) != count}
-        for some in _portions({day: count for day, count in days.items() if count and day not in found}):
-            before = self.rows(contract, stream=stream, company=company, days=some).sort_by(_BY_DAY)
-            after = rows(some)().read_all().sort_by(_BY_DAY)
-            at = 0
-            for day in some:
-                if not before.slice(at, days[day]).equals(after.slice(at, days[day])):
-                    found.add(day)
-                at += days[day]
-        return sorted(found)
 
     def counts(
         self, contract: type[Data], stream: str, company: str, days: Iterable[date] | None = None
@@ -529,7 +431,7 @@ class Store:
     def remove_company(self, contract: type[Data], company: str) -> int:
         """Delete a company's rows in one commit, which is not yet for good; their number."""
         with self._shared(_lock(contract)):
-            return self._committed(contract, lambda: self._delete(contract, _where(None, company, None)))
+            return self._commit(contract, lambda: self._delete(contract, predicates.where(None, company)))
 
     @contextmanager
     def _alone(self, contract: type[Data]) -> Iterator[None]:
@@ -579,19 +481,19 @@ class Store:
     def _shared(self, name: str) -> AbstractContextManager[None]:
         return self._locks.shared(name) if self._locks else nullcontext()
 
-    def _committed(self, contract: type[Data], write: Callable[[], int]) -> int:
+    def _commit(self, contract: type[Data], write: Callable[[], T]) -> T:
+        """What `write` returns, in as many attempts as it takes."""
+        return self._committed(contract, lambda: self._once(write))
+
+    def _committed(self, contract: type[Data], write: Callable[[], T]) -> T:
         """What `write` returns, which is tried again when somebody else committed meanwhile."""
-        again = retry_if_exception_type((CommitFailedError, _Unsure))
+        again = retry_if_exception_type((CommitFailedError, Unsure))
         attempts = Retrying(retry=again, wait=objects.BETWEEN, stop=_enough, reraise=True)
         try:
             return attempts(write)
         except CommitFailedError:
             pass
         raise StoreError(f"others kept writing to {contract.table} for {ATTEMPTS} attempts: run it again")
-
-    def _put(self, contract: type[Data], predicate: str, rows: pa.Table) -> int:
-        self._once(lambda: _write(self._table(contract), rows, predicate))
-        return rows.num_rows
 
     @_clearly
     def _paths(self, files: pafs.FileSystem, folder: str) -> list[str]:
@@ -610,17 +512,17 @@ class Store:
 
     def _delete(self, contract: type[Data], predicate: str) -> int:
         """The number of rows that were deleted. The predicate is in the log until the table is purged."""
-        return int(self._once(lambda: self._table(contract).delete(predicate))["num_deleted_rows"])
+        return int(self._table(contract).delete(predicate)["num_deleted_rows"])
 
     def _once(self, write: Callable[[], T]) -> T:
         """One attempt; a race that was lost is raised as it is, to be tried again."""
         try:
             return write()
-        except _FAILURES as error:
-            if isinstance(error, CommitFailedError) and "os error" not in str(error):
+        except FAILURES as error:
+            if is_lost(error):
                 raise
-            failure = _failure(error, self.uri)
-        raise failure
+            refused = failure(error, self.uri)
+        raise refused
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """What `ask` returns, which an object store is asked again where it breaks off."""
@@ -699,36 +601,33 @@ class Store:
     def _next(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
         return next(reader, None)
 
-    def _keep_files(self, contract: type[Data], hours: int) -> int:
+    def _keep_files(self, contract: type[Data], hours: int) -> None:
         table, wanted = self._own(contract), f"interval {hours} hours"
         if table.metadata().configuration.get(_FILE_RETENTION) != wanted:
             table.alter.set_table_properties({_FILE_RETENTION: wanted})
-        return hours
 
     @_clearly
     def _crowded(self, contract: type[Data]) -> list[tuple[str, str]]:
         """(company, stream) of those that have too many small files, in order."""
-        files = pa.table(self._table(contract).get_add_actions(flatten=True))
+        files = _adds(self._table(contract))
         if not files.num_rows:
             return []
         pair = ["partition.company", "min.stream"]
-        small = files.filter(pc.less(files["size_bytes"], SMALL_BYTES)).group_by(pair).aggregate([([], "count_all")])
+        small = _small(files).group_by(pair).aggregate([([], "count_all")])
         many = small.filter(pc.greater(small["count_all"], SMALL_FILES))
         return sorted(zip(*(many[name].to_pylist() for name in pair), strict=True))
 
-    def _bring_up(self, contract: type[Data]) -> int:
+    def _bring_up(self, contract: type[Data]) -> None:
         forms.refuse(self._open(contract), self.uri, self._home, older=True)
         forms.bring_up(lambda: self._open(contract), arrow_schema(contract), PROPERTIES)
-        return forms.FORMAT
 
-    def _take(self, contract: type[Data], former: str) -> int:
+    def _take(self, contract: type[Data], former: str) -> None:
         table = self._open(contract)
         found = forms.refuse(table, self.uri, None, older=True)
         if found.home not in (None, self._home, former):
             raise StoreError(f"{contract.table} belongs to the deployment {found.home}, not to {former}")
         if self._home and found.home != self._home:
             forms.claim(table, self._home)
-        return table.version()
 
     def _create(self, contract: type[Data]) -> None:
         if self._exists(contract):
@@ -777,19 +676,20 @@ class Store:
 
         try:
             table = self._own(contract)
-            _write(table, pa.RecordBatchReader.from_batches(reader.schema, batches()), _where(stream, company, days))
-        except _FAILURES as error:
-            if raised is None and isinstance(error, CommitFailedError) and "os error" not in str(error):
+            given = pa.RecordBatchReader.from_batches(reader.schema, batches())
+            _write(table, given, predicates.where(stream, company, days))
+        except FAILURES as error:
+            if raised is None and is_lost(error):
                 raise
-            failure = _failure(error, self.uri)
+            refused = failure(error, self.uri)
         else:
             self._tidy(table, stream, company)
             return written
-        raise raised or failure
+        raise raised or refused
 
     def _tidy(self, table: DeltaTable, stream: str, company: str) -> None:
         """Put a stream's small files together, now and then remove what no version needs; never a failure."""
-        with suppress(*_FAILURES):
+        with suppress(*FAILURES):
             self._compact(table, stream, company)
             if table.version() % VACUUM_EVERY == 0:
                 self._vacuum(table)
@@ -799,13 +699,13 @@ class Store:
 
         Not by delta-rs's own `optimize.compact`: two of them at once both commit, and every row is there twice.
         """
-        files = pa.table(table.get_add_actions(flatten=True))
+        files = _adds(table)
         own = pc.and_(pc.equal(files["partition.company"], company), pc.equal(files["min.stream"], stream))
-        small = files.filter(pc.and_(own, pc.less(files["size_bytes"], SMALL_BYTES)))
+        small = _small(files.filter(own))
         if small.num_rows <= SMALL_FILES:
             return 0
-        days = f"day BETWEEN '{pc.min(small['min.day'])}' AND '{pc.max(small['max.day'])}'"
-        predicate = f"{_where(stream, company, None)} AND {days}"
+        first, last = pc.min(small["min.day"]).as_py(), pc.max(small["max.day"]).as_py()
+        predicate = f"{predicates.where(stream, company)} AND {predicates.between(first, last)}"
         _write(table, table.scan(predicate=predicate), predicate)
         return small.num_rows
 
@@ -820,6 +720,15 @@ class Store:
         return len(table.vacuum(dry_run=False, full=True))
 
 
+def _adds(table: DeltaTable) -> pa.Table:
+    """The files of a version, with what its log says of each."""
+    return pa.table(table.get_add_actions(flatten=True))
+
+
+def _small(files: pa.Table) -> pa.Table:
+    return files.filter(pc.less(files["size_bytes"], SMALL_BYTES))
+
+
 def _write(table: DeltaTable, rows: Any, predicate: str) -> None:
     write_deltalake(
         table,
@@ -829,11 +738,6 @@ def _write(table: DeltaTable, rows: Any, predicate: str) -> None:
         target_file_size=FILE_BYTES,
         writer_properties=_WRITER,
     )
-
-
-def _with_ids(event_ids: Iterable[str]) -> str:
-    quoted = ", ".join(f"'{one.replace(chr(39), chr(39) * 2)}'" for one in event_ids)
-    return f"event_id IN ({quoted})"
 
 
 def _texts(column: Any) -> Iterator[str]:
@@ -859,57 +763,3 @@ def _company_lock(company: str) -> str:
 
 def _lock(contract: type[Data]) -> str:
     return f"table-{contract.table}"
-
-
-def _among(values: pa.ChunkedArray, others: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.is_in(values, value_set=others.combine_chunks() if isinstance(others, pa.ChunkedArray) else others)
-
-
-def _where(stream: str | None, company: str | None, days: Iterable[date] | None) -> str:
-    """A predicate of delta-rs over the three; empty where all are None."""
-    parts = [
-        f"{column} = '{value.replace(chr(39), chr(39) * 2)}'"
-        for column, value in (("company", company), ("stream", stream))
-        if value is not None
-    ]
-    if days is not None:
-        spans = [f"day BETWEEN '{first}' AND '{last}'" for first, last in _spans(days)]
-        parts.append(f"({' OR '.join(spans)})" if spans else "false")
-    return " AND ".join(parts)
-
-
-def _before(day: date) -> str:
-    return f"day < '{day}'"
-
-
-def _spans(days: Iterable[date]) -> list[tuple[date, date]]:
-    """First and last of each run of days without a gap."""
-    spans: list[tuple[date, date]] = []
-    for day in sorted(set(days)):
-        if spans and day - spans[-1][1] == timedelta(days=1):
-            spans[-1] = (spans[-1][0], day)
-        else:
-            spans.append((day, day))
-    return spans
-
-
-def _portions(days: Mapping[date, int]) -> Iterator[list[date]]:
-    """The days in order, in portions of at most COMPARED_ROWS rows, or of one day; `days` has the rows of each."""
-    some: list[date] = []
-    size = 0
-    for day, count in sorted(days.items()):
-        if some and size + count > COMPARED_ROWS:
-            yield some
-            some, size = [], 0
-        some.append(day)
-        size += count
-    if some:
-        yield some
-
-
-def _late(stored: pa.Table, new: pa.Table) -> dict[date, int]:
-    if not stored.num_rows:
-        return {}
-    before = pc.is_in(new["day"], value_set=pc.unique(stored["day"]))
-    late = new.filter(pc.and_(before, pc.invert(_among(new["event_id"], stored["event_id"]))))
-    return {item["values"]: item["counts"] for item in late["day"].value_counts().to_pylist()}

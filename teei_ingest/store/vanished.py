@@ -1,7 +1,7 @@
 """Which stored events their source no longer sends, by company, stream and day.
 
 Belongs here: the small files that say so, which hold ids of events and times, nothing of a record. Does not belong
-here: telling what is gone (`Store.gone`).
+here: telling what is gone (`changes.py`).
 
 A day's file is replaced in the turn of whoever commits the day, before the commit: an id in it is of a row that was
 stored and that the source did not send, whether the commit comes about or not, and the next reading writes it anew. A
