@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from teei_ingest.companies import Companies, Company
 from teei_ingest.errors import SettingsError, UsageError
@@ -21,6 +21,8 @@ from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Stream
 from teei_ingest.vault.credentials import refuse_common_accounts, resolve, status
 from teei_ingest.vault.keys import refuse_shredded
+
+Day = TypeVar("Day", date, date | None)
 
 # The seed service's connectors are a stream each, but for these; in its order, which a later stream comes after.
 _CONNECTOR_ORDER = (
@@ -184,10 +186,8 @@ def stream_named(name: str) -> Stream:
 
 def window_of(settings: Settings, first: str, last: str, *, today: date | None = None) -> Window:
     """Both days inclusive, YYYY-MM-DD; the open UTC day may be the last. Raises UsageError."""
-    begin, end = day_of(first), day_of(last)
+    begin, end = in_order(day_of(first), day_of(last))
     today = today or datetime.now(UTC).date()
-    if begin > end:
-        raise UsageError(f"the range is reversed: {begin} comes after {end}")
     if begin < settings.start_date:
         raise UsageError(f"{begin} is before the first day, {settings.start_date} (TEEI_START_DATE)")
     if end > today:
@@ -208,6 +208,13 @@ def day_of(text: str) -> date:
         except ValueError:
             pass
     raise UsageError(f"{text!r} is no day: write it as YYYY-MM-DD, for example 2024-01-15")
+
+
+def in_order(first: Day, last: Day) -> tuple[Day, Day]:
+    """Both, where either may be missing. Raises UsageError."""
+    if first and last and first > last:
+        raise UsageError(f"the range is reversed: {first} comes after {last}")
+    return first, last
 
 
 def retries(result: Result) -> list[str]:

@@ -362,6 +362,8 @@ def test_offboarding(shell: Filled, capsys: pytest.CaptureFixture[str], tmp_path
     assert [run(offboard), run([*offboard, "--confirm", GLOBEX])] == [2, 2]
     assert "--confirm is not the company that is to leave: nothing was done" in capsys.readouterr().err
     assert run(["companies", "offboard", "nobody", "--confirm", "nobody"]) == 2
+    assert run([*offboard[:-1], "s3://bucket/exports", "--confirm", ACME]) == 2
+    assert "is no folder of this machine" in capsys.readouterr().err
     assert (shell.rows(0), run(["companies", "sync"])) == (mine, 0)
     capsys.readouterr()
     assert run([*offboard, "--confirm", ACME, "--why", "contract ended"]) == 0

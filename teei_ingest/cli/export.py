@@ -54,19 +54,15 @@ def export(
 
     from teei_ingest.cli.output import as_json, err, out, table
     from teei_ingest.companies import load_companies
-    from teei_ingest.errors import UsageError
     from teei_ingest.settings import Settings
     from teei_ingest.store import open_store
     from teei_ingest.store.export import export_views
-    from teei_ingest.sync import day_of
+    from teei_ingest.sync import day_of, in_order
 
     settings = Settings.load()
-    if ":/" in str(folder):  # what a path makes of s3://
-        raise UsageError(f"{folder} is no folder of this machine: write to one, and copy it from there")
-    days = (day_of(first) if first else None, day_of(last) if last else None)
-    if days[0] and days[1] and days[0] > days[1]:
-        raise UsageError(f"the range is reversed: {days[0]} comes after {days[1]}")
-    slugs = [load_companies(settings).get(slug).slug for slug in company or ()]
+    days = in_order(day_of(first) if first else None, day_of(last) if last else None)
+    known = load_companies(settings) if company else None
+    slugs = [known.get(slug).slug for slug in company or () if known]
     with err().status(f"writing to {escape(str(folder))}"):
         written = export_views(
             open_store(settings), folder, format.value, view or (), companies=slugs, days=days, overwrite=overwrite

@@ -25,7 +25,7 @@ from teei_ingest.privacy.audit_log import AuditLog
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.drift import Drift
-from teei_ingest.store.export import export, folder_for
+from teei_ingest.store.export import export, folder_for, here
 from teei_ingest.store.presence import Presence
 from teei_ingest.store.rotations import Rotations
 from teei_ingest.store.tables import Store, contracts
@@ -128,7 +128,7 @@ def _is_back(settings: Settings, slug: str) -> bool:
 
 def _exporting(company: Company, made: Certificate, below: Path) -> Certificate:
     """With the folder that the events are to be in; the one that they were to be in before, if it is that again."""
-    if made.exported is not None or made.exported_to == str(below.expanduser().absolute() / company.slug):
+    if made.exported is not None or made.exported_to == str(here(below) / company.slug):
         return made
     if made.rows is not None:
         raise UsageError("its rows may have gone in part: do it without an export", company=company.slug)

@@ -53,9 +53,16 @@ class Written(NamedTuple):
     escaped: int
 
 
+def here(folder: Path) -> Path:
+    """The folder's absolute path. Raises UsageError for what a path makes of `s3://…`."""
+    if ":/" in str(folder):
+        raise UsageError(f"{folder} is no folder of this machine: write to one, and copy it from there")
+    return folder.expanduser().absolute()
+
+
 def folder_for(company: str, below: Path) -> Path:
     """The folder of a company's files, made where it is missing. Raises UsageError if something is in it."""
-    folder = below.expanduser().absolute() / company
+    folder = here(below) / company
     with os_errors(_failure(folder)):
         private_folder(folder).chmod(0o700)
         is_empty = next(folder.iterdir(), None) is None
@@ -101,7 +108,7 @@ def export_views(
     known = views()
     if unknown := [name for name in names if name not in known]:
         raise UsageError(no_view(unknown[0]))
-    folder = folder.expanduser().resolve()
+    folder = here(folder).resolve()
     if store.folder is not None and folder.is_relative_to(store.folder.resolve()):
         raise UsageError(f"{folder} is where the event tables are: name another folder")
     paths = [folder / f"{name}.{form}" for name in known if not names or name in names]
