@@ -84,7 +84,7 @@ def test_who_is_gone_from_the_whole_directory_is_not_present(place: Home, server
     assert said(place) == dict.fromkeys("abc"), "it was never read as a whole"
     result = look(place, server, people("ac"))
     assert result.success
-    metadata = result.asset_materializations_for_node("read_whole_directories")[0].metadata
+    metadata = result.asset_materializations_for_node("make_directory_presence")[0].metadata
     assert (metadata["people"].value, metadata["gone"].value) == (2, 1)
     assert said(place) == {"a": True, "b": False, "c": True}
 

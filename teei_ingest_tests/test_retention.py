@@ -262,7 +262,7 @@ def test_the_asset_says_what_went_and_the_audit_log_that_it_did(place: Home) -> 
     place.environ["TEEI_EVENTS_TTL_D"] = "30"
     result = materialize(place, {}, "retention")
     assert result.success, failures(result)
-    (made,) = result.asset_materializations_for_node("keep_rules")
+    (made,) = result.asset_materializations_for_node("make_retention")
     figures = {name: value.value for name, value in made.metadata.items()}
     assert figures == {
         "events": 4, "landing": 0, "quarantine": 0, "compute_log": 0, "webhooks": 0, "runs": 0, "run_log": 0,

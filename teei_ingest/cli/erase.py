@@ -107,12 +107,12 @@ def _resume(
     settings: Settings, company: Company, dry_run: bool, why: str, yes: bool, json: bool, *, again: bool
 ) -> None:
     from teei_ingest.cli.output import NONE, as_json, err, line
-    from teei_ingest.privacy.erase import Traces, look_pending
+    from teei_ingest.privacy.erase import Traces, look_listed
     from teei_ingest.privacy.erase import resume as carry_out
 
-    count, left = look_pending(settings, company, again=again)
+    count, left = look_listed(settings, company, again=again)
     if json and (dry_run or not count):
-        as_json({"pending": count} | _plain(left))
+        as_json({"listed" if again else "pending": count} | _plain(left))
         return
     if not count:
         line(NONE, "erasure", f"{company.slug} has none{'' if again else ' that is pending'}")

@@ -45,26 +45,23 @@ def size(json: Json = False) -> None:
 
 def _plain(found: dict[Thing, Measured]) -> dict[str, dict[str, Any]]:
     """By kind and name; rows only where there are some to count."""
-    from teei_ingest.metrics.sizes import BESIDE
+    from teei_ingest.metrics.sizes import BESIDE, COMPANY, TABLE, by_kind
 
-    made: dict[str, dict[str, Any]] = {"tables": {}, "companies": {}, "beside": {}}
-    keys = dict(zip(("table", "company", BESIDE), made, strict=True))
-    for thing, measured in found.items():
-        figures = measured._asdict()
-        if thing.kind == BESIDE:
-            figures = {name: value for name, value in figures.items() if not name.startswith("rows")}
-        made[keys[thing.kind]][thing.name] = figures
-    return made
+    of = by_kind(found)
+    figures = {kind: {name: one._asdict() for name, one in these.items()} for kind, these in of.items()}
+    for one in figures[BESIDE].values():
+        del one["rows"], one["rows_a_day"]
+    return {"tables": figures[TABLE], "companies": figures[COMPANY], "beside": figures[BESIDE]}
 
 
 def _show(found: dict[Thing, Measured]) -> None:
     from teei_ingest.cli.output import out, table
-    from teei_ingest.metrics.sizes import BESIDE, COMPANY, TABLE, WHAT
+    from teei_ingest.metrics.sizes import BESIDE, COMPANY, TABLE, WHAT, by_kind
 
     numbers = ["rows", "files", "bytes", "rows a day", "bytes a day"]
-    of = {kind: [(one.name, each) for one, each in found.items() if one.kind == kind] for kind in (TABLE, COMPANY)}
-    largest = sorted(of[COMPANY], key=lambda each: -each[1].bytes)[:_LARGEST]
-    for header, shown in (("table", of[TABLE]), ("company", largest)):
+    of = by_kind(found)
+    largest = sorted(of[COMPANY].items(), key=lambda each: -each[1].bytes)[:_LARGEST]
+    for header, shown in (("table", [*of[TABLE].items()]), ("company", largest)):
         made = table([header, *numbers], numbers=numbers)
         for name, one in shown:
             made.add_row(
@@ -81,7 +78,7 @@ def _show(found: dict[Thing, Measured]) -> None:
         out().print(f"[dim]the largest {_LARGEST} of {len(of[COMPANY])} companies; --json has all[/]")
     made = table(["beside", "bytes", "bytes a day"], numbers=numbers)
     for name, what in WHAT.items():
-        one = next(each for thing, each in found.items() if (thing.kind, thing.name) == (BESIDE, name))
+        one = of[BESIDE][name]
         made.add_row(what, _bytes(one.bytes), _grown(one.bytes_a_day, _signed))
     out().print(made)
     if all(one.bytes_a_day is None for one in found.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -15,6 +16,21 @@ from teei_ingest.streams.base import Stream
 from teei_ingest.systems import all_systems
 
 OWNER = "team:csr-data"
+
+
+def unpartitioned(name: str, group: str, description: str, kinds: set[str], deps: Sequence[str] = ()) -> Any:
+    """Decorates what materializes an asset of no partition, and nothing in a run over partitions."""
+    spec = dg.AssetSpec(
+        name,
+        deps=list(deps),
+        group_name=group,
+        owners=[OWNER],
+        kinds=kinds,
+        skippable=True,
+        description=description,
+    )
+    # A selection of everything with a range of partitions is allowed only if each asset has this.
+    return dg.multi_asset(specs=[spec], name=f"make_{name}", backfill_policy=dg.BackfillPolicy.single_run())
 
 
 def _described(leaf: Leaf) -> str:

@@ -19,6 +19,8 @@ from teei_ingest.defs import processes
 
 # Far longer than a run has no lock, which is so for a moment at its beginning and its end.
 _PATIENCE_S = 20.0
+# How long an answer of a code location counts, so that it is asked once for all runs that are looked after together.
+_ASKED_S = 5.0
 # A run that fails while its code location cannot be reached is never begun again: Dagster tries once. Its daemon looks
 # at the location anew at least every 60 s, so that after this time it knows that the location is there.
 _SETTLED_S = 75.0
@@ -34,6 +36,7 @@ class Watched(RunLauncher):
         self._gone_since: dict[str, float] = {}
         # Which process of a code location answered last, and since when it is that one.
         self._servers: dict[str, tuple[str, float]] = {}
+        self._asked: dict[str, float] = {}
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -58,13 +61,15 @@ class Watched(RunLauncher):
         origin = run.remote_job_origin.repository_origin.code_location_origin if run.remote_job_origin else None
         if not isinstance(origin, GrpcServerCodeLocationOrigin):
             return True
-        try:
-            answering = origin.create_client().get_server_id(timeout=5)
-        except DagsterUserCodeUnreachableError:
-            answering = ""
         name = origin.location_name
-        if not answering or self._servers.get(name, ("",))[0] != answering:
-            self._servers[name] = answering, now
+        if now >= self._asked.get(name, now):
+            try:
+                answering = origin.create_client().get_server_id(timeout=5)
+            except DagsterUserCodeUnreachableError:
+                answering = ""
+            self._asked[name] = now + _ASKED_S
+            if not answering or self._servers.get(name, ("",))[0] != answering:
+                self._servers[name] = answering, now
         return now - self._servers[name][1] >= _SETTLED_S
 
 

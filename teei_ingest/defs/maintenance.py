@@ -3,7 +3,7 @@
 Does not belong here: what outlives its rule (`retention.py`), how a table is tidied (`store/tables.py`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import dagster as dg
 from dagster._core.storage.event_log import SqlEventLogStorage
 
 from teei_ingest.defs import partitions
-from teei_ingest.defs.catalog import OWNER
+from teei_ingest.defs.catalog import unpartitioned
 from teei_ingest.defs.resources import SettingsResource, StoreResource
-from teei_ingest.metrics.sizes import BESIDE, COMPANY, TABLE, WHAT, Measured, Thing, files_in, report
+from teei_ingest.metrics.sizes import BESIDE, COMPANY, TABLE, WHAT, Measured, Thing, by_kind, files_in, report
 from teei_ingest.store.tables import contracts
 
 NAME, TIDIED, SIZES = "maintenance", "tidied_tables", "size_report"
@@ -31,23 +31,9 @@ def database_bytes(instance: dg.DagsterInstance, home: Path) -> int:
     return files_in(home).bytes
 
 
-def _asset(name: str, description: str, kinds: set[str], deps: Sequence[str] = ()) -> Any:
-    """Decorates what materializes an asset of no partition; nothing else is in its step."""
-    spec = dg.AssetSpec(
-        name,
-        deps=list(deps),
-        group_name=NAME,
-        owners=[OWNER],
-        kinds=kinds,
-        skippable=True,
-        description=description,
-    )
-    # A selection of everything with a range of partitions is allowed only if each asset has this.
-    return dg.multi_asset(specs=[spec], name=f"make_{name}", backfill_policy=dg.BackfillPolicy.single_run())
-
-
-@_asset(
+@unpartitioned(
     TIDIED,
+    NAME,
     "Puts small files of the event tables together and removes files that no version needs any more; the metadata has "
     "how many. No event changes.",
     {"python", "deltalake"},
@@ -70,8 +56,9 @@ def tidied_tables(
         )
 
 
-@_asset(
+@unpartitioned(
     SIZES,
+    NAME,
     "How large tables, companies, sealed files and Dagster's database are, and how much they grow a day.",
     {"python"},
     [TIDIED],
@@ -87,9 +74,7 @@ def size_report(
 
 
 def _metadata(found: dict[Thing, Measured]) -> dict[str, Any]:
-    of: dict[str, dict[str, Measured]] = {TABLE: {}, COMPANY: {}, BESIDE: {}}
-    for one, size in found.items():
-        of[one.kind][one.name] = size
+    of = by_kind(found)
     largest = sorted(of[COMPANY].items(), key=lambda each: -each[1].bytes)[:_SHOWN]
     header = ["", "rows", "files", "bytes", "rows a day", "bytes a day"]
     everything = [*of[TABLE].values(), *of[BESIDE].values()]

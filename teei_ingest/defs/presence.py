@@ -8,7 +8,7 @@ import dagster as dg
 from teei_ingest.contracts.base import is_directory
 from teei_ingest.defs import partitions
 from teei_ingest.defs.assets import harmless
-from teei_ingest.defs.catalog import OWNER
+from teei_ingest.defs.catalog import unpartitioned
 from teei_ingest.defs.resources import IngestResource, SettingsResource
 from teei_ingest.errors import TeeiError
 from teei_ingest.pipeline.presence import Present, WholeDirectory
@@ -20,21 +20,12 @@ from teei_ingest.vault.keys import shredded
 NAME = "directory_presence"
 
 
-@dg.multi_asset(
-    specs=[
-        dg.AssetSpec(
-            NAME,
-            group_name="directories",
-            owners=[OWNER],
-            kinds={"python", "rest"},
-            skippable=True,
-            description="Reads the whole directory of each company and notes which stored people it has no more, as "
-            "`present` of `current_directory_entries` says. Nothing else is kept, and no event changes.",
-        )
-    ],
-    name="read_whole_directories",
-    # A selection of everything with a range of partitions is allowed only if each asset has this.
-    backfill_policy=dg.BackfillPolicy.single_run(),
+@unpartitioned(
+    NAME,
+    "directories",
+    "Reads the whole directory of each company and notes which stored people it has no more, as `present` of "
+    "`current_directory_entries` says. Nothing else is kept, and no event changes.",
+    {"python", "rest"},
 )
 def presence(
     context: dg.AssetExecutionContext, settings: SettingsResource, ingest: IngestResource

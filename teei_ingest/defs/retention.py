@@ -22,7 +22,7 @@ from dagster._core.storage.event_log.schema import (
 )
 
 from teei_ingest.defs import partitions
-from teei_ingest.defs.catalog import OWNER
+from teei_ingest.defs.catalog import unpartitioned
 from teei_ingest.defs.resources import SettingsResource, StoreResource
 from teei_ingest.privacy import retention as rules
 from teei_ingest.privacy.audit_log import AuditLog
@@ -135,21 +135,12 @@ def _remove_shard(storage: SqlEventLogStorage, run_id: str) -> None:
                 Path(storage.path_for_shard(run_id) + suffix).unlink()
 
 
-@dg.multi_asset(
-    specs=[
-        dg.AssetSpec(
-            NAME,
-            group_name=GROUP,
-            owners=[OWNER],
-            kinds={"python"},
-            skippable=True,
-            description="Removes what is older than its rule in the settings: events, landings, quarantine, Dagster's "
-            "runs and what steps printed; the metadata has the numbers. How each partition stands does not change.",
-        )
-    ],
-    name="keep_rules",
-    # A selection of everything with a range of partitions is allowed only if each asset has this.
-    backfill_policy=dg.BackfillPolicy.single_run(),
+@unpartitioned(
+    NAME,
+    GROUP,
+    "Removes what is older than its rule in the settings: events, landings, quarantine, Dagster's runs and what steps "
+    "printed; the metadata has the numbers. How each partition stands does not change.",
+    {"python"},
 )
 def retention(
     context: dg.AssetExecutionContext, settings: SettingsResource, store: StoreResource

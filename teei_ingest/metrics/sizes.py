@@ -118,6 +118,14 @@ def measure(settings: Settings, store: Store, dagster_bytes: int) -> dict[Thing,
     return found | {Thing(BESIDE, name): beside[name] for name in WHAT}
 
 
+def by_kind(found: Mapping[Thing, Measured]) -> dict[str, dict[str, Measured]]:
+    """What was measured by kind, then by name."""
+    made: dict[str, dict[str, Measured]] = {TABLE: {}, COMPANY: {}, BESIDE: {}}
+    for thing, measured in found.items():
+        made[thing.kind][thing.name] = measured
+    return made
+
+
 def _size(sums: Mapping[str, int]) -> Size:
     return Size(sums["rows"], sums["files"], sums["bytes"])
 

@@ -87,7 +87,7 @@ class AuditLog:
         self.path = settings.home / "audit" / "audit.jsonl"
         self._head_path = self.path.with_name("head.json")
         self._locks = Locks(settings.home / "locks")
-        self._copies = _copies(settings) if settings.in_object_store else None
+        self._copies = copies(settings)
 
     def append(
         self,
@@ -332,7 +332,10 @@ def _wrong(line: bytes, entry: Entry | None, seq: int, last: str) -> str:
     return ""
 
 
-def _copies(settings: Settings) -> ObjectPath:
+def copies(settings: Settings) -> ObjectPath | None:
+    """Where the log is copied to; None where tables are in folders."""
+    if not settings.in_object_store:
+        return None
     from teei_ingest.vault.objects import object_folder  # which loads Arrow
 
     return object_folder(settings, "_audit")

@@ -131,7 +131,7 @@ def whereabouts(
     return tokens, found
 
 
-def look_pending(settings: Settings, company: Company, *, again: bool = False) -> tuple[int, Traces]:
+def look_listed(settings: Settings, company: Company, *, again: bool = False) -> tuple[int, Traces]:
     """How many erasures are pending, or with `again` on the list, and what is left of those persons."""
     store = open_store(settings)
     left = Traces(company.slug)

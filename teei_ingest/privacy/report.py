@@ -24,7 +24,7 @@ from teei_ingest.errors import AuditError, KeyringError, LandingError, SettingsE
 from teei_ingest.landing.landing import SUFFIX, folder_of
 from teei_ingest.landing.suppression import Suppressions
 from teei_ingest.privacy import inventory
-from teei_ingest.privacy.audit_log import AuditLog
+from teei_ingest.privacy.audit_log import AuditLog, copies
 from teei_ingest.privacy.policies import history
 from teei_ingest.privacy.retention import rules
 from teei_ingest.privacy.rotate import standing
@@ -179,8 +179,17 @@ def _places(settings: Settings, company: Company) -> list[dict[str, Any]]:
         {"what": "webhook deliveries", "where": f"{home}/webhooks", "form": "hashed ids and days", "files": None},
         {"what": "fields that sources send", "where": f"{home}/drift", "form": "names and types", "files": None},
         {"what": "keys", "where": f"{home}/keys", "form": "wrapped by the master key", "files": None},
-        {"what": "audit log", "where": f"{home}/audit", "form": "names no person", "files": None},
-        {"what": "Dagster's log", "where": str(settings.dagster_home), "form": "names no person", "files": None},
+        *(
+            {"what": what, "where": str(where), "form": "names no person", "files": None}
+            for what, where in (
+                ("audit log", home / "audit"),
+                ("audit log, copied", copies(settings)),
+                ("calls of the gateway", home / "gateway"),
+                ("figures", home / "metrics"),
+                ("Dagster's log", settings.dagster_home),
+            )
+            if where is not None
+        ),
     ]
 
 
