@@ -6,8 +6,9 @@
     │   ├── MissingCredentials     set the named variables
     │   ├── CompaniesFileError     mend the companies file at the named line
     │   ├── KeyringError           bring back the master key or the key file
-    │   └── SecretsError           mend what the secrets manager refuses, or what is not in it
-    │       └── SecretsDown    4       (no answer, sealed, 5xx) unseal it, or wait and try again
+    │   ├── SecretsError           mend what the secrets manager refuses, or what is not in it
+    │   │   └── SecretsDown    4       (no answer, sealed, 5xx) unseal it, or wait and try again
+    │   └── SharedStateDown    4   (Postgres for quotas and circuits gives no answer) wait and try again
     ├── SourceError            4   a source system did not give what was asked for
     │   ├── BadCredentials         (401) renew the credentials
     │   ├── NotAllowed             (403) have the source grant access
@@ -130,6 +131,13 @@ class SecretsDown(SecretsError):
     """The secrets manager does not answer, is sealed or overloaded; it may do later."""
 
     code = "secrets_down"
+    exit_code = 4
+
+
+class SharedStateDown(SettingsError):
+    """The Postgres that several machines share for quotas and circuits does not answer; it may do later."""
+
+    code = "shared_state_down"
     exit_code = 4
 
 

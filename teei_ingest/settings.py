@@ -119,6 +119,12 @@ def _store_uri(value: Any) -> Any:
     return str(_absolute(value))
 
 
+def _postgres_url(value: SecretStr) -> SecretStr:
+    if value.get_secret_value().strip().startswith(("postgresql://", "postgres://")):
+        return value
+    raise ValueError("has to begin with `postgresql://`")
+
+
 def _path(text: str) -> str:
     if re.fullmatch(_PATH, text, re.ASCII):
         return text
@@ -251,6 +257,12 @@ class Settings(BaseModel):
         "down. A sync typed by a person asks at once.",
     )
     circuit_pause_max_s: float = Field(default=900.0, ge=0, description="Longest such pause, seconds.")
+    shared_state_url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = Field(
+        default=None,
+        description="Postgres in which several machines share quotas and circuits, `postgresql://USER@HOST/DATABASE`; "
+        "the password is better in a file (`TEEI_SHARED_STATE_URL_FILE`, or libpq's `PGPASSFILE`). Default: files in "
+        "`TEEI_HOME`, for the processes of one machine.",
+    )
     connect_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to connect to a source system.")
     read_timeout_s: float = Field(default=60.0, gt=0, description="Seconds without a byte until a read ends.")
     max_response_mb: int = Field(default=64, gt=0, description="Largest response that is read, decompressed, in MiB.")

@@ -13,6 +13,7 @@ import pytest
 
 from teei_ingest.cli.app import run
 from teei_ingest_tests.feeding import Answering, answering, lists
+from teei_ingest_tests.keeping import BOTH, Kept, rows
 from teei_ingest_tests.running import Home, Teei
 
 gc.set_threshold(20_000)  # Dagster makes many objects that stay: a tenth of the time went into looking through them
@@ -37,6 +38,29 @@ def home(tmp_path: Path) -> Callable[..., Home]:
         return Home.create(tmp_path, companies, {"TEEI_MASTER_KEY": MASTER_KEY, **environ}, privacy)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A Postgres for all tests that share one."""
+    from teei_ingest_tests.deployed import postgres
+
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def shared_url(postgres_url: str, tmp_path: Path) -> str:
+    """The same one, with nothing in it."""
+    schema = f"s{abs(hash(tmp_path)):x}"
+    rows(postgres_url, f"CREATE SCHEMA {schema}")
+    return f"{postgres_url}&options=-csearch_path%3D{schema}"
+
+
+@pytest.fixture(params=BOTH)
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
+    """Quotas and circuits, in files and in Postgres."""
+    return Kept(tmp_path, request.getfixturevalue("shared_url") if request.param == "postgres" else "")
 
 
 @pytest.fixture(scope="module")

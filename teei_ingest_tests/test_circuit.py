@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 
 import pytest
 
@@ -25,8 +24,8 @@ from teei_ingest_tests.extracting import (
     Server,
     credentials,
     serving,
-    settings,
 )
+from teei_ingest_tests.keeping import Kept
 from teei_ingest_tests.running import Home, failures
 
 PATH = "/v1/things"
@@ -64,10 +63,10 @@ def vendor() -> Iterator[tuple[Vendor, Server]]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Make:
+def make(kept: Kept, clock: Clock) -> Make:
     def source(url: str, system: str = "kintell", typed_at: float | None = None, **key: str) -> Source:
         given = credentials(system, url, **key)
-        where = settings(tmp_path / "home", TEEI_CIRCUIT_PAUSE_MAX_S=100)
+        where = kept.settings(TEEI_CIRCUIT_PAUSE_MAX_S=100)
         return Source(SYSTEMS[system], given, where, clock=clock, sleep=clock.sleep, typed_at=typed_at)
 
     return source
@@ -136,7 +135,7 @@ def test_a_person_asks_at_once_and_once(make: Make, vendor: tuple[Vendor, Server
     assert make(server.url).get(PATH, {}) == OK.body
 
 
-def test_one_asks_and_the_others_wait_for_the_reply(tmp_path: Path) -> None:
+def test_one_asks_and_the_others_wait_for_the_reply(kept: Kept) -> None:
     up, reply = threading.Event(), threading.Event()
 
     def script(ask: Ask) -> Answer:
@@ -145,7 +144,7 @@ def test_one_asks_and_the_others_wait_for_the_reply(tmp_path: Path) -> None:
         return Answer(body=OK.body, wait=reply) if ask.path == "/health" else OK
 
     with serving(script) as server:
-        given = settings(tmp_path, TEEI_MAX_RETRIES=0, TEEI_CIRCUIT_PAUSE_S=0)
+        given = kept.settings(TEEI_MAX_RETRIES=0, TEEI_CIRCUIT_PAUSE_S=0)
 
         def source() -> Source:
             return Source(SYSTEMS["kintell"], credentials("kintell", server.url), given)
@@ -199,47 +198,48 @@ def test_each_key_and_each_address_has_its_own(make: Make, vendor: tuple[Vendor,
 
 
 def test_a_dead_prober_and_a_clock_set_back_keep_nobody_out(
-    make: Make, vendor: tuple[Vendor, Server], clock: Clock, tmp_path: Path
+    make: Make, vendor: tuple[Vendor, Server], clock: Clock, kept: Kept
 ) -> None:
     script, server = vendor
     script.up = False
     fails(make(server.url))
-    (path,) = (tmp_path / "home" / "quota").glob("*.circuit")
-    state = json.loads(path.read_bytes())
+    document = kept.circuit()
+    state = json.loads(document.read() or b"")
     script.up = True
-    path.write_text(json.dumps(state | {"asked": clock.now, "answer": clock.now + 10}))
+    document.write(json.dumps(state | {"asked": clock.now, "answer": clock.now + 10}).encode())
     fails(make(server.url))
     clock.now += 31
     assert make(server.url).get(PATH, {}) == OK.body
-    path.write_text(json.dumps(state | {"asked": clock.now + 9999}))
+    document.write(json.dumps(state | {"asked": clock.now + 9999}).encode())
     assert make(server.url).get(PATH, {}) == OK.body
-    path.write_bytes(b"torn")
+    document.write(b"torn")
     assert make(server.url).get(PATH, {}) == OK.body
 
 
 def test_somebody_who_asks_at_this_very_instant_is_waited_for(
-    make: Make, vendor: tuple[Vendor, Server], clock: Clock, tmp_path: Path
+    make: Make, vendor: tuple[Vendor, Server], clock: Clock, kept: Kept
 ) -> None:
     script, server = vendor
     script.up = False
     fails(make(server.url))
-    (path,) = (tmp_path / "home" / "quota").glob("*.circuit")
-    state, now = json.loads(path.read_bytes()), clock.now
-    path.write_text(json.dumps(state | {"pause": 0, "asked": now, "answer": now + 10}))
+    document = kept.circuit()
+    state, now = json.loads(document.read() or b""), clock.now
+    document.write(json.dumps(state | {"pause": 0, "asked": now, "answer": now + 10}).encode())
     script.up = True
     assert make(server.url).get(PATH, {}) == OK.body
     assert clock.now >= now + 10
 
 
 def test_the_state_says_no_secret_and_is_for_this_user_alone(
-    make: Make, vendor: tuple[Vendor, Server], tmp_path: Path
+    make: Make, vendor: tuple[Vendor, Server], kept: Kept
 ) -> None:
     script, server = vendor
     script.up = False
     fails(make(server.url))
-    for path in (tmp_path / "home" / "quota").iterdir():
-        assert path.stat().st_mode & 0o077 == 0
-        assert b"the-key" not in path.read_bytes() and b"the-key" not in path.name.encode()
+    assert any(b"503" in text for text in kept.texts())
+    assert not any(b"the-key" in text for text in kept.texts())
+    if not kept.url:
+        assert not any(path.stat().st_mode & 0o077 for path in (kept.home / "quota").iterdir())
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------

@@ -29,15 +29,15 @@ from teei_ingest_tests.extracting import (
     credentials,
     in_turn,
     serving,
-    settings,
 )
+from teei_ingest_tests.keeping import Kept
 
 GOODERA = SYSTEMS["goodera"]
 OK = Answer.of({"data": []})
 
 
-def goodera(server: Server, home: Path, clock: Clock, system: System = GOODERA, **variables: object) -> Source:
-    given = settings(home, **variables)
+def goodera(server: Server, kept: Kept, clock: Clock, system: System = GOODERA, **variables: object) -> Source:
+    given = kept.settings(**variables)
     return Source(system, credentials(system.name, server.url), given, clock=clock, sleep=clock.sleep)
 
 
@@ -46,6 +46,7 @@ import sys, time
 from pathlib import Path
 from pyrate_limiter import Rate
 from teei_ingest.extract.quota import Quota
+from teei_ingest_tests.keeping import Kept
 
 last = 0.0
 
@@ -54,7 +55,7 @@ def clock():  # asked last when a request is granted
     last = time.monotonic()
     return last
 
-quota = Quota(Path(sys.argv[1]), [Rate(20, 2040)], clock, sys.argv[2])
+quota = Quota(Kept(Path(sys.argv[1]), sys.argv[3]).place(clock), [Rate(20, 2040)], clock, sys.argv[2])
 print("ready", flush=True)
 end = float(sys.stdin.readline())
 while time.monotonic() < end and quota.acquire(time.sleep) == 0:
@@ -62,11 +63,11 @@ while time.monotonic() < end and quota.acquire(time.sleep) == 0:
 """
 
 
-def test_three_processes_share_a_quota_in_turn_and_use_it_up(tmp_path: Path) -> None:
+def test_three_processes_share_a_quota_in_turn_and_use_it_up(kept: Kept) -> None:
     companies = ("acme", "acme", "globex")
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path / "quota" / "q.sqlite"), company],
+            [sys.executable, "-c", WORKER, str(kept.home), company, kept.url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -91,9 +92,9 @@ def test_three_processes_share_a_quota_in_turn_and_use_it_up(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("step", [0, -1e9], ids=["killed", "before the machine started"])
-def test_nobody_waits_for_the_dead(tmp_path: Path, step: float) -> None:
+def test_nobody_waits_for_the_dead(kept: Kept, step: float) -> None:
     clock = Clock()
-    mine, other = (Quota(tmp_path / "q.sqlite", [Rate(2, 10_000)], clock, who) for who in ("acme", "globex"))
+    mine, other = (Quota(kept.place(clock), [Rate(2, 10_000)], clock, who) for who in ("acme", "globex"))
     for _ in range(2):
         assert mine.acquire(clock.pause) == 0
     waits, comes_back = threading.Semaphore(0), threading.Event()
@@ -119,9 +120,9 @@ def test_nobody_waits_for_the_dead(tmp_path: Path, step: float) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_who_came_first_is_served_first(tmp_path: Path) -> None:
+def test_who_came_first_is_served_first(kept: Kept) -> None:
     clock = Clock()
-    mine, other = (Quota(tmp_path / "q.sqlite", [Rate(1, 3_000)], clock) for _ in range(2))
+    mine, other = (Quota(kept.place(clock), [Rate(1, 3_000)], clock) for _ in range(2))
     assert mine.acquire(clock.pause) == 0
     waits, comes_back = threading.Event(), threading.Event()
 
@@ -145,9 +146,9 @@ def test_who_came_first_is_served_first(tmp_path: Path) -> None:
     assert 3 < clock.now - begun < 3.1
 
 
-def test_who_gives_up_leaves_its_turn_to_others(tmp_path: Path) -> None:
+def test_who_gives_up_leaves_its_turn_to_others(kept: Kept) -> None:
     clock = Clock()
-    mine, other = (Quota(tmp_path / "q.sqlite", [Rate(1, 3_000)], clock, who) for who in ("acme", "globex"))
+    mine, other = (Quota(kept.place(clock), [Rate(1, 3_000)], clock, who) for who in ("acme", "globex"))
     assert mine.acquire(clock.pause) == 0
 
     def give_up(seconds: float) -> None:
@@ -161,8 +162,8 @@ def test_who_gives_up_leaves_its_turn_to_others(tmp_path: Path) -> None:
     assert 3 < clock.now - begun < 3.1
 
 
-def test_one_with_many_threads_and_one_with_one_have_equal_parts(tmp_path: Path) -> None:
-    path, end = tmp_path / "q.sqlite", time.monotonic() + 2.4
+def test_one_with_many_threads_and_one_with_one_have_equal_parts(kept: Kept) -> None:
+    end = time.monotonic() + 2.4
     taken: list[tuple[float, str]] = []
 
     def work(who: str) -> None:
@@ -173,7 +174,7 @@ def test_one_with_many_threads_and_one_with_one_have_equal_parts(tmp_path: Path)
             moment = time.monotonic()
             return moment
 
-        quota = Quota(path, [Rate(10, 500)], clock, who)
+        quota = Quota(kept.place(clock), [Rate(10, 500)], clock, who)
         while time.monotonic() < end and quota.acquire(time.sleep) == 0:
             taken.append((moment, who))
         quota.close()
@@ -205,7 +206,7 @@ def test_files_are_for_this_user_alone(tmp_path: Path) -> None:
     quota.close()
 
 
-def test_goodera_is_asked_a_hundred_times_a_minute(tmp_path: Path) -> None:
+def test_goodera_is_asked_a_hundred_times_a_minute(kept: Kept) -> None:
     clock = Clock()
     asked_at = []
 
@@ -214,7 +215,7 @@ def test_goodera_is_asked_a_hundred_times_a_minute(tmp_path: Path) -> None:
         return OK
 
     with serving(script) as server:
-        first, second = goodera(server, tmp_path, clock), goodera(server, tmp_path, clock)
+        first, second = goodera(server, kept, clock), goodera(server, kept, clock)
         caller = Caller()
         for number in range(301):
             (first, second)[number % 2].get("/api/v1/activities", {}, caller)
@@ -223,23 +224,23 @@ def test_goodera_is_asked_a_hundred_times_a_minute(tmp_path: Path) -> None:
     assert asked_at[300] - asked_at[0] < 3 * 60 / 0.95
 
 
-def test_a_quota_is_counted_for_the_key(tmp_path: Path) -> None:
+def test_a_quota_is_counted_for_the_key(kept: Kept) -> None:
     clock = Clock()
     system = replace(GOODERA, quota=Allowance(2, 60))
     with serving(lambda ask: OK) as server:
         for key in ("one", "two"):
             given = credentials("goodera", server.url, api_key=key)
-            source = Source(system, given, settings(tmp_path), clock=clock, sleep=clock.sleep)
+            source = Source(system, given, kept.settings(), clock=clock, sleep=clock.sleep)
             source.get("/x", {})
             source.get("/x", {})
     assert clock.slept == []
 
 
-def test_retries_count_and_health_does_not(tmp_path: Path) -> None:
+def test_retries_count_and_health_does_not(kept: Kept) -> None:
     clock = Clock()
     system = replace(GOODERA, quota=Allowance(2, 600))
     with serving(in_turn(Answer(500), OK)) as server:
-        source = goodera(server, tmp_path, clock, system)
+        source = goodera(server, kept, clock, system)
         source.get("/x", {})
         waited = sum(clock.slept)
         assert source.check("/api/v1/health") == 200
@@ -248,7 +249,7 @@ def test_retries_count_and_health_does_not(tmp_path: Path) -> None:
     assert sum(clock.slept) > 600
 
 
-def test_a_pause_between_requests(tmp_path: Path) -> None:
+def test_a_pause_between_requests(kept: Kept) -> None:
     clock = Clock()
     with serving(lambda ask: OK) as server:
         for system, variable in (
@@ -256,18 +257,18 @@ def test_a_pause_between_requests(tmp_path: Path) -> None:
             (GOODERA, "GOODERA_RATE_LIMIT_DELAY_MS"),
         ):
             clock.slept.clear()
-            source = goodera(server, tmp_path, clock, system, **{variable: 700})
+            source = goodera(server, kept, clock, system, **{variable: 700})
             for _ in range(3):
                 source.get("/x", {})
             assert clock.slept == pytest.approx([0.701, 0.701], abs=0.002)
 
 
-def test_a_short_pause_leaves_the_quota_as_it_is(tmp_path: Path) -> None:
+def test_a_short_pause_leaves_the_quota_as_it_is(kept: Kept) -> None:
     clock = Clock()
     began = clock.now
     system = replace(GOODERA, quota=Allowance(3, 60))
     with serving(lambda ask: OK) as server:
-        source = goodera(server, tmp_path, clock, system, GOODERA_RATE_LIMIT_DELAY_MS=100)
+        source = goodera(server, kept, clock, system, GOODERA_RATE_LIMIT_DELAY_MS=100)
         for _ in range(4):
             source.get("/x", {})
     assert 60 < clock.now - began < 62
@@ -276,7 +277,7 @@ def test_a_short_pause_leaves_the_quota_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["soon", "-1", "1.5", "999999999"])
 def test_a_malformed_pause_names_its_variable(tmp_path: Path, text: str) -> None:
     with serving(lambda ask: OK) as server, pytest.raises(SettingsError, match="GOODERA_RATE_LIMIT_DELAY_MS"):
-        goodera(server, tmp_path, Clock(), GOODERA_RATE_LIMIT_DELAY_MS=text)
+        goodera(server, Kept(tmp_path), Clock(), GOODERA_RATE_LIMIT_DELAY_MS=text)
 
 
 @pytest.mark.parametrize(
@@ -289,22 +290,22 @@ def test_a_malformed_pause_names_its_variable(tmp_path: Path, text: str) -> None
     ],
 )
 @pytest.mark.parametrize("system", [GOODERA, SYSTEMS["kintell"]])
-def test_a_wait_that_a_source_asks_for_is_everybodys(tmp_path: Path, system: System, answer: Answer) -> None:
+def test_a_wait_that_a_source_asks_for_is_everybodys(kept: Kept, system: System, answer: Answer) -> None:
     clock, elsewhere = Clock(), Clock()
     with serving(in_turn(answer, OK)) as server:
-        goodera(server, tmp_path, clock, system).get("/x", {})
-        goodera(server, tmp_path, elsewhere, system).get("/x", {})
+        goodera(server, kept, clock, system).get("/x", {})
+        goodera(server, kept, elsewhere, system).get("/x", {})
         other = Clock()
         given = credentials(system.name, server.url, api_key="another")
-        Source(system, given, settings(tmp_path), clock=other, sleep=other.sleep).get("/x", {})
+        Source(system, given, kept.settings(), clock=other, sleep=other.sleep).get("/x", {})
     assert elsewhere.slept == pytest.approx([30], abs=0.01)
     assert other.slept == []
 
 
-def test_a_block_beyond_all_patience_ends_in_an_error_without_a_request(tmp_path: Path) -> None:
+def test_a_block_beyond_all_patience_ends_in_an_error_without_a_request(kept: Kept) -> None:
     clock = Clock()
     with serving(in_turn(Answer(429, headers={"Retry-After": "999999"}), OK)) as server:
-        source = goodera(server, tmp_path, clock)
+        source = goodera(server, kept, clock)
         for _ in range(2):
             with pytest.raises(RateLimited):
                 source.get("/x", {})
@@ -314,10 +315,10 @@ def test_a_block_beyond_all_patience_ends_in_an_error_without_a_request(tmp_path
         assert source.get("/x", {}) == OK.body
 
 
-def test_a_wait_for_the_quota_can_be_cancelled(tmp_path: Path) -> None:
+def test_a_wait_for_the_quota_can_be_cancelled(kept: Kept) -> None:
     system = replace(GOODERA, quota=Allowance(1, 600))
     with serving(lambda ask: OK) as server:
-        source = Source(system, credentials("goodera", server.url), settings(tmp_path))
+        source = Source(system, credentials("goodera", server.url), kept.settings())
         caller = Caller()
         source.get("/x", {}, caller)
         threading.Timer(0.2, caller.cancel.set).start()

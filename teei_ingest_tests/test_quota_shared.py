@@ -6,13 +6,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from teei_ingest_tests.extracting import Answer, Ask, serving
+from teei_ingest_tests.keeping import Kept
 
-# Its clock steps, an hour with every look.
+# Its clock steps, an hour with every look. Where there is a Postgres, each is a machine of its own.
 WORKER = """
 import itertools, sys, time
 from dataclasses import replace
@@ -23,12 +23,14 @@ real, time.time = time.time, lambda: real() + 3600 * next(hours)
 
 from teei_ingest.extract.http import Source
 from teei_ingest.systems.base import Quota
-from teei_ingest_tests.extracting import SYSTEMS, credentials, settings
+from teei_ingest_tests.extracting import SYSTEMS, credentials
+from teei_ingest_tests.keeping import Kept
 
-url, home, requests, seconds, key, company, name = sys.argv[1:]
+url, home, shared, requests, seconds, key, company, name = sys.argv[1:]
 system = replace(SYSTEMS["goodera"], quota=Quota(int(requests), int(seconds)))
 given = credentials("goodera", url, api_key=key, project_id=name)
-source = Source(system, replace(given, company=company), settings(Path(home), TEEI_MAX_RETRIES=0))
+kept = Kept(Path(home, name if shared else ""), shared)
+source = Source(system, replace(given, company=company), kept.settings(TEEI_MAX_RETRIES=0))
 print("ready", flush=True)
 end = float(sys.stdin.readline())
 while time.monotonic() < end:
@@ -43,11 +45,17 @@ PAUSE_S = 1
 
 
 @pytest.mark.parametrize(
-    ("requests", "seconds"),
-    [pytest.param(20, 2, marks=pytest.mark.long), pytest.param(100, 60, marks=pytest.mark.machine)],
+    ("kept", "requests", "seconds"),
+    [
+        pytest.param("files", 20, 2, marks=pytest.mark.long),
+        pytest.param("postgres", 30, 8, marks=pytest.mark.fleet),
+        pytest.param("files", 100, 60, marks=pytest.mark.machine),
+        pytest.param("postgres", 100, 60, marks=pytest.mark.machine),
+    ],
+    indirect=["kept"],
 )
 def test_processes_and_companies_share_a_key_in_turn_and_another_key_is_its_own(
-    requests: int, seconds: int, tmp_path: Path
+    kept: Kept, requests: int, seconds: int
 ) -> None:
     arrived: dict[str, list[tuple[float, str]]] = {"one": [], "two": []}
     used_up = [float("inf")]  # from when on the source says so, once
@@ -62,7 +70,7 @@ def test_processes_and_companies_share_a_key_in_turn_and_another_key_is_its_own(
         return Answer(429 if sum(now - moment <= seconds for moment, _ in arrived[key]) > requests else 200)
 
     with serving(script) as server:
-        common = [sys.executable, "-c", WORKER, server.url, str(tmp_path / "home"), str(requests), str(seconds)]
+        common = [sys.executable, "-c", WORKER, server.url, str(kept.home), kept.url, str(requests), str(seconds)]
         workers = {
             worker: subprocess.Popen(
                 [*common, *worker],

@@ -181,6 +181,7 @@ def _findings(fix: bool) -> Iterator[Finding]:
         return
     yield from _settings(settings)
     yield from _guarded("storage", _storage(settings))
+    yield from _guarded("shared state", _shared_state(settings))
     try:
         companies = load_companies(settings)
     except TeeiError as error:
@@ -297,6 +298,14 @@ def _try_to_write(folder: Any) -> None:
     except OSError as error:
         reason = error.strerror
     raise StoreError(f"{folder}: {reason}")
+
+
+def _shared_state(settings: Settings) -> Iterator[Finding]:
+    from teei_ingest.cli.output import OK
+    from teei_ingest.vault.documents import shared
+
+    if postgres := shared(settings):
+        yield Finding(OK, "shared state", postgres.check())
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:

@@ -1,26 +1,23 @@
 """Whether a system is down, over all processes that ask it with one credential.
 
-Belongs here: since when it is down, and who may ask again and when. The state is a file in `$TEEI_HOME/quota`, named
-after system, key id and address, which is there only while the system is down. Does not belong here: asking, and what
-counts as down (`http.py`).
+Belongs here: since when it is down, and who may ask again and when. The state is a document, named after system, key id
+and address, which is there only while the system is down. Does not belong here: asking, and what counts as down
+(`http.py`), where the document is (`vault/documents.py`).
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
-from filelock import FileLock
-
-from teei_ingest.errors import SettingsError
+from teei_ingest.errors import SharedStateDown
 from teei_ingest.settings import Settings
 from teei_ingest.systems.base import System
 from teei_ingest.vault.credentials import SystemCredentials, key_id
-from teei_ingest.vault.files import private_folder, remove, replacing
+from teei_ingest.vault.documents import Clock, Document, document, names
+
+_ENDING = ".circuit"
 
 
 @dataclass(frozen=True)
@@ -49,20 +46,21 @@ class Down:
 class Circuit:
     """Closed: everybody may ask. Open: nobody may, but for one process at a time, after a pause that doubles.
 
-    `clock` gives seconds since 1970.
+    `now` gives seconds since 1970, the same to all who share `kept`. What looks or changes raises SharedStateDown.
     """
 
-    def __init__(self, path: Path, first_pause_s: float, longest_pause_s: float, clock: Callable[[], float]) -> None:
-        self._path = path
+    def __init__(self, kept: Document, first_pause_s: float, longest_pause_s: float) -> None:
+        self._kept = kept
         self._first_pause = first_pause_s
         self._longest_pause = longest_pause_s
-        self._clock = clock
+        self.now = kept.now
 
     def down(self) -> Down | None:
         """None while the circuit is closed."""
+        text = self._kept.read()
         try:
-            return Down(**json.loads(self._path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            return None if text is None else Down(**json.loads(text))
+        except (ValueError, TypeError):
             return None
 
     def may_ask(self, patience_s: float, typed_at: float | None = None) -> bool:
@@ -70,8 +68,8 @@ class Circuit:
 
         Whoever typed a command at `typed_at` may, unless the system was asked since.
         """
-        with self._alone():
-            down, now = self.down(), self._clock()
+        with self._kept.alone():
+            down, now = self.down(), self.now()
             if down is None or self.is_asked(down):
                 return False
             # A clock that was set back would make the pause as long as its step.
@@ -82,12 +80,12 @@ class Circuit:
 
     def is_asked(self, down: Down) -> bool:
         """Whether somebody is waiting for a reply right now."""
-        return down.asked <= self._clock() < down.answer
+        return down.asked <= self.now() < down.answer
 
     def open(self, problem: str) -> Down:
         """The system does not answer, or still does not."""
-        with self._alone():
-            known, now = self.down(), self._clock()
+        with self._kept.alone():
+            known, now = self.down(), self.now()
             if known is None:
                 known = Down(now, now, self._first_pause, problem)
             elif known.answer:
@@ -98,38 +96,28 @@ class Circuit:
             return known
 
     def close(self) -> None:
-        """The system answers."""
-        with suppress(OSError):
-            remove(self._path)
+        """The system answers; where that cannot be told, others find it out themselves."""
+        with suppress(SharedStateDown):
+            self._kept.remove()
 
     def _write(self, down: Down) -> None:
-        with replacing(self._path, self._unusable) as write:
-            write(json.dumps(asdict(down)).encode())
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        private_folder(self._path.parent)
-        with FileLock(f"{self._path}.lock", mode=0o600):
-            yield
-
-    def _unusable(self, reason: str) -> SettingsError:
-        return SettingsError(f"{self._path} cannot be written ({reason}); make TEEI_HOME writable and give it room")
+        self._kept.write(json.dumps(asdict(down)).encode())
 
 
 def circuit_for(
-    system: System, credentials: SystemCredentials, settings: Settings, clock: Callable[[], float]
+    system: System, credentials: SystemCredentials, settings: Settings, clock: Clock | None = None
 ) -> Circuit:
     """The circuit of a key at an address: companies that share both share it."""
     address = hashlib.sha256(credentials.base_url.encode()).hexdigest()[:8]
-    path = settings.home / "quota" / f"{system.name}-{key_id(settings, credentials)}-{address}.circuit"
-    return Circuit(path, settings.circuit_pause_s, settings.circuit_pause_max_s, clock)
+    kept = document(settings, f"{system.name}-{key_id(settings, credentials)}-{address}{_ENDING}", clock)
+    return Circuit(kept, settings.circuit_pause_s, settings.circuit_pause_max_s)
 
 
 def open_circuits(settings: Settings) -> list[tuple[str, Down]]:
-    """Every account that is down, by the name of its system."""
+    """Every account that is down, by the name of its system. Raises SharedStateDown."""
     found = []
-    for path in sorted((settings.home / "quota").glob("*.circuit")):
-        down = Circuit(path, 0, 0, time.time).down()
+    for name in names(settings, _ENDING):
+        down = Circuit(document(settings, name, None), 0, 0).down()
         if down is not None:
-            found.append((path.name.partition("-")[0], down))
+            found.append((name.partition("-")[0], down))
     return found

@@ -42,6 +42,7 @@ from teei_ingest.extract.quota import quota_for
 from teei_ingest.settings import Settings
 from teei_ingest.systems.base import ApiKey, OAuth2, System
 from teei_ingest.vault.credentials import SystemCredentials
+from teei_ingest.vault.documents import patiently
 
 T = TypeVar("T")
 
@@ -103,10 +104,10 @@ class _Patience:
 class Source:
     """One system × company in a run; its streams share connections, token and quota, each in its own thread.
 
-    `clock` gives seconds since 1970; one that is given is the quota's, too, whose own never steps. `sleep` waits for
-    seconds or until the event is set. `typed_at` is when a person typed the command that wants this, who gets one
-    request through an open circuit. `again` reads credentials anew that a system refuses. `requests` counts all
-    requests made, tokens and retries included.
+    `clock` gives seconds since 1970; one that is given is the quota's and the circuit's, too, which have their own
+    otherwise. `sleep` waits for seconds or until the event is set. `typed_at` is when a person typed the command that
+    wants this, who gets one request through an open circuit. `again` reads credentials anew that a system refuses.
+    `requests` counts all requests made, tokens and retries included.
     """
 
     def __init__(
@@ -130,8 +131,9 @@ class Source:
         self._sleep = sleep
         self._is_sandbox = settings.is_sandbox
         self._counting, self._judging = threading.Lock(), threading.Lock()
-        self._quota = quota_for(system, credentials, settings, clock or time.monotonic)
-        self._circuit = circuit_for(system, credentials, settings, self._clock)
+        self._quota = quota_for(system, credentials, settings, clock)
+        self._circuit = circuit_for(system, credentials, settings, clock)
+        self._now = self._circuit.now  # of several machines, too
         self._typed_at = typed_at
         self._answered = self._well_until = -math.inf
         self._auth = (
@@ -174,8 +176,8 @@ class Source:
         if the filter is refused; Cancelled.
         """
         caller = caller or Caller()
-        begun = self._clock()
         self._pass(caller)
+        begun = self._now()
         tenant = self.system.tenant_param
         account = {tenant: getattr(self._credentials, self.system.tenant)} if tenant else {}
         request = self._prepared(path, caller)
@@ -183,7 +185,7 @@ class Source:
         request.url = f"{address}?{urlencode({**account, **params}, quote_via=quote)}"
         try:
             body = self._authenticated(request, caller, filtered)
-            self._answered = self._clock()
+            self._answered = self._now()
             return body
         except SourceDown as failure:
             error = failure
@@ -317,7 +319,7 @@ class Source:
 
     def _patiently(self, attempt: Callable[[], T], caller: Caller) -> T:
         """The first try is made without tenacity, which costs a tenth of a request."""
-        begun = self._clock()
+        begun = self._now()
         try:
             return self._tried(attempt, begun, caller)
         except _Temporary as temporary:
@@ -348,7 +350,7 @@ class Source:
         try:
             return attempt()
         except _Temporary as temporary:
-            if not isinstance(temporary.error, Unreachable) or self._clock() - begun < self._settings.retry_max_s:
+            if not isinstance(temporary.error, Unreachable) or self._now() - begun < self._settings.retry_max_s:
                 raise
             failure = temporary
         error = self._judged(failure.error, begun, caller)
@@ -357,15 +359,21 @@ class Source:
     # --- is it down? ------------------------------------------------------------------------------------------
 
     def _pass(self, caller: Caller) -> None:
-        """Return at once as long as the circuit is closed; where it is open, raise CircuitOpen.
+        """Return at once as long as the circuit is closed; where it is open, raise CircuitOpen."""
+        self._shared(caller, partial(self._ask_or_wait, caller))
 
-        The one whose turn it is asks the system's probe, and the others wait for the outcome.
-        """
+    def _shared(self, caller: Caller, work: Callable[[], T]) -> T:
+        """What `work` gives; where what machines share is away, the request waits for that as for its source."""
+        return patiently(self._settings.retry_wait_limit_s, partial(self._pause, caller), work)
+
+    def _ask_or_wait(self, caller: Caller) -> None:
+        """The one whose turn it is asks the system's probe, and the others wait for the outcome."""
         while down := self._circuit.down():
             if self._answered > down.asked:
                 self._circuit.close()
                 return
-            if self._circuit.may_ask(2 * _PROBE_TIMEOUT_S, self._typed_at):
+            typed_at = self._typed_at and self._now() - (self._clock() - self._typed_at)
+            if self._circuit.may_ask(2 * _PROBE_TIMEOUT_S, typed_at):
                 problem = self._probe(caller)
                 if not problem:
                     self._circuit.close()
@@ -387,11 +395,12 @@ class Source:
         with self._judging:
             if self._answered > begun or self._clock() < self._well_until:
                 return error
-            down = self._circuit.down()  # somebody else may have found out meanwhile
+            down = self._shared(caller, self._circuit.down)  # somebody else may have found out meanwhile
             if down is None:
                 if not self._probe(caller):
                     return error
-                down = self._circuit.open(error.message.partition(";")[0])
+                problem = error.message.partition(";")[0]
+                down = self._shared(caller, partial(self._circuit.open, problem))
             return self._is_down(down, caller)
 
     def _is_down(self, down: Down, caller: Caller) -> SourceError:
@@ -457,7 +466,7 @@ class Source:
                     "start the sandbox, or set TEEI_HOME for a real deployment",
                     caller,
                 )
-            self._share_limits(response)
+            self._share_limits(response, caller)
             if status == 200 or (status in _REDIRECTS and request.method == "GET"):
                 return response
             raise self._refusal(response, caller, refusals, filtered)
@@ -487,7 +496,7 @@ class Source:
             raise self.error(SourceMisbehaves, "does not speak HTTP as it should; check the base address", caller)
         raise _Temporary(self.error(Unreachable, f"{problem}; try again later", caller))
 
-    def _share_limits(self, response: requests.Response) -> None:
+    def _share_limits(self, response: requests.Response, caller: Caller) -> None:
         """What a source says of its quota to one, it says to everybody with the key."""
         headers = response.headers
         after = 0.0
@@ -496,7 +505,7 @@ class Source:
         elif headers.get("X-RateLimit-Remaining", "").strip() == "0":
             after = self._asked_wait(headers)
         if after:
-            self._quota.block(after)
+            self._shared(caller, partial(self._quota.block, after))
 
     def _refusal(
         self, response: requests.Response, caller: Caller, refusals: tuple[int, ...], filtered: bool
@@ -540,7 +549,7 @@ class Source:
         if re.fullmatch(r"[0-9]{1,9}", text):
             return float(text)
         try:
-            return max(0.0, parsedate_to_datetime(text).timestamp() - self._clock())
+            return max(0.0, parsedate_to_datetime(text).timestamp() - self._now())
         except (ValueError, TypeError, IndexError, OverflowError):
             return 0.0
 
@@ -550,7 +559,7 @@ class Source:
         if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", text):
             return 0.0
         seconds = float(text)
-        return max(0.0, seconds - self._clock()) if seconds > 1e9 else seconds
+        return max(0.0, seconds - self._now()) if seconds > 1e9 else seconds
 
     def _is_invalid_filter(self, response: requests.Response) -> bool:
         try:

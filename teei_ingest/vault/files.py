@@ -132,7 +132,7 @@ def remove_dead(folder: Path, besides: Collection[Path] = ()) -> int:
     for name, folders, files in os.walk(folder):
         folders[:] = [one for one in folders if Path(name, one) not in besides]
         for path in (Path(name, one) for one in files if one.startswith(".") and one.endswith(_TEMPORARY)):
-            with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
                 removed += 1
