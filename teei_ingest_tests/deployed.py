@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 
 from teei_ingest.defs.build import build
 from teei_ingest.defs.partitions import RANGE_END, RANGE_START
 from teei_ingest_tests.dagster_parts import (
     BIN,
+    ROOT,
     GraphQL,
     all_assets,
     eventually,
@@ -121,7 +123,7 @@ class Deployment:
             status: str = self.ask(_BACKFILL_STATUS, id=backfill)["partitionBackfillOrError"]["status"]
             return status if status.startswith(("COMPLETED", "CANCELED", "FAILED")) else ""
 
-        return eventually(finished, "the backfill ends", seconds)
+        return eventually(finished, "the backfill ends", seconds, pause=0.5)
 
     def launch(self, job: str, first: str, last: str, assets: Sequence[str] = ()) -> str:
         """Launch a job over a range as the UI does; the run's status when it has ended."""
@@ -162,7 +164,7 @@ def deployed(
     """A webserver, and no daemon yet, in a sandbox's home for a sandbox's variables; Dagster's storage is SQLite, or
     the Postgres of a URL. None of its processes may print a traceback.
     """
-    home, more = folder / "home", {"storage": {"postgres": {"postgres_url": postgres}}} if postgres else {}
+    home, more = folder / "home", on_postgres(postgres) if postgres else {}
     env = prepare_home(home, environ, companies, more)
     with ExitStack() as stack:
         made = Deployment(home, GraphQL(free_port()), build(env), env, _stack=stack)
@@ -171,6 +173,21 @@ def deployed(
         yield made
     for log in made.logs:
         assert "Traceback" not in log.read_text(), log.name
+
+
+def on_postgres(url: str) -> dict[str, Any]:
+    """What a deployment's `dagster.yaml` says of its storage, for the Postgres of a URL."""
+    storage: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "dagster.yaml").read_text())["storage"]
+    storage["custom"]["config"]["postgres_url"] = url
+    return {"storage": storage}
+
+
+@contextmanager
+def instance_on(url: str, folder: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance whose storage is the Postgres of a URL; its settings lie in the folder."""
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(on_postgres(url)))
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        yield instance
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from teei_ingest.store import open_store
 from teei_ingest.store.tables import contracts
 from teei_ingest_tests.conftest import MASTER_KEY
 from teei_ingest_tests.dagster_parts import ROOT, activated, instance_in
-from teei_ingest_tests.deployed import postgres
+from teei_ingest_tests.deployed import on_postgres, postgres
 from teei_ingest_tests.feeding import ACME, Ask, Reply, answering, page, record
 from teei_ingest_tests.filled import texts_on_disk
 from teei_ingest_tests.second_opinion.server import Company
@@ -66,8 +66,7 @@ class Deployment:
         """Dagster's settings, which a deployment brings along."""
         self.home.joinpath("dagster").mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.storage == POSTGRES:
-            storage = {"storage": {"postgres": {"postgres_url": self.database}}}
-            config = yaml.safe_load((ROOT / "dagster.yaml").read_text()) | storage
+            config = yaml.safe_load((ROOT / "dagster.yaml").read_text()) | on_postgres(self.database)
             (self.home / "dagster" / "dagster.yaml").write_text(yaml.safe_dump(config))
 
     def shell(self, lines: list[str], *, fails: bool = False, stdin: str = "") -> str:

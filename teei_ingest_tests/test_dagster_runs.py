@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -29,6 +30,7 @@ from teei_ingest_tests.dagster_parts import (
     statuses,
     window_with,
 )
+from teei_ingest_tests.deployed import instance_on
 from teei_ingest_tests.running import Home, failures
 
 FIRST = date(2024, 1, 15)  # a day on which the sandbox has records in every stream
@@ -50,10 +52,16 @@ def source(sandbox: Running) -> Iterator[Proxy]:
         yield started
 
 
-@pytest.fixture
-def place(home: Callable[..., Home], source: Proxy) -> Home:
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.fleet)])
+def place(home: Callable[..., Home], source: Proxy, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
     source.refuses = None
-    return home(CONFIG.companies, {**environment(CONFIG, source.url), "TEEI_MAX_RETRIES": "0"})
+    made = home(CONFIG.companies, {**environment(CONFIG, source.url), "TEEI_MAX_RETRIES": "0"})
+    if request.param == "memory":
+        yield made
+        return
+    with instance_on(request.getfixturevalue("shared_url"), tmp_path) as made.instance:
+        made.instance.add_dynamic_partitions(COMPANIES.name or "", list(CONFIG.companies))
+        yield made
 
 
 def all_materialized(partition_keys: list[str]) -> dict[str, str]:

@@ -36,7 +36,7 @@ from teei_ingest.store.rotations import Rotation, Rotations, Stage
 from teei_ingest.store.tables import Size, Store, Tidied, contracts
 from teei_ingest.vault.keys import KeyRing
 from teei_ingest_tests.dagster_parts import BIN, activated
-from teei_ingest_tests.deployed import postgres
+from teei_ingest_tests.deployed import instance_on, postgres
 from teei_ingest_tests.feeding import ACME, Answering, Ask, Reply, answering, page, record, stored, worker
 from teei_ingest_tests.object_storage import s3_server
 from teei_ingest_tests.running import Home, failures
@@ -323,10 +323,8 @@ def test_the_command_says_how_large_all_is(
 
 @pytest.mark.fleet
 def test_a_database_of_postgres_has_its_size(tmp_path: Path) -> None:
-    with postgres() as url:
-        (tmp_path / "dagster.yaml").write_text(json.dumps({"storage": {"postgres": {"postgres_url": url}}}))
-        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-            assert 5 * 2**20 < database_bytes(instance, tmp_path) < 2**30
+    with postgres() as url, instance_on(url, tmp_path) as instance:
+        assert 5 * 2**20 < database_bytes(instance, tmp_path) < 2**30
 
 
 @pytest.mark.fleet

@@ -39,7 +39,7 @@ from teei_ingest.systems import all_systems
 from teei_ingest.vault.credentials import resolve
 from teei_ingest.webhooks.deliveries import Deliveries, Delivery
 from teei_ingest_tests.dagster_parts import ROOT, activated, eventually, free_port, process
-from teei_ingest_tests.deployed import postgres
+from teei_ingest_tests.deployed import on_postgres, postgres
 from teei_ingest_tests.feeding import ACME, Answering, Ask, Reply, answering, page, record
 from teei_ingest_tests.gateways import Calling, gateway, token
 from teei_ingest_tests.running import Home
@@ -94,8 +94,7 @@ def sqlite(made: Home, monkeypatch: pytest.MonkeyPatch, storage: str = "") -> It
     """Its runs are recorded in the home, or in a Postgres."""
     folder = made.settings.dagster_home
     folder.mkdir(parents=True)
-    more = {"storage": {"postgres": {"postgres_url": storage}}} if storage else {}
-    (folder / "dagster.yaml").write_text(yaml.safe_dump(more))
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(on_postgres(storage) if storage else {}))
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     slugs = made.instance.get_dynamic_partitions(COMPANIES.name or "")
     with dg.DagsterInstance.from_config(str(folder)) as made.instance:

@@ -1,7 +1,7 @@
 """The assets: one subsettable multi-asset for each stream, for the stream and its redacted events.
 
 Both selected: records go from the page to the table in memory. The stream alone leaves its records sealed, the
-events alone take what was left, or fetch. Good days are recorded one by one and the failure comes last, so that a
+events alone take what was left, or fetch. Good days are recorded each by itself and the failure comes last, so that a
 bad day neither takes back nor skips another's.
 """
 
@@ -15,7 +15,7 @@ import dagster as dg
 
 from teei_ingest import logs
 from teei_ingest.contracts.base import VERSION
-from teei_ingest.defs import catalog, checks
+from teei_ingest.defs import catalog, checks, events
 from teei_ingest.defs.partitions import CORRELATION_TAG, by_company, key, open_day, split
 from teei_ingest.defs.resources import IngestResource, StoreResource
 from teei_ingest.errors import InternalError, TeeiError
@@ -72,13 +72,19 @@ def _materialize(
         if problem is not None:
             failed.update(dict.fromkeys((key(company, day) for day in days), problem))
             continue
-        for partition in outcome.good:
-            for asset in sorted(selected):
-                yield materialization(asset, company, stream, partition, outcome, work.policy.version)
+        for asset in sorted(selected):
+            yield from events.materialized(
+                context,
+                (
+                    materialization(asset, company, stream, partition, outcome, work.policy.version)
+                    for partition in outcome.good
+                ),
+            )
         try:
-            yield from checks.evaluate(
+            evaluations = checks.evaluate(
                 context, stream, work, store.store, outcome.good, stored=stream.events in selected
             )
+            yield from events.checked(context, evaluations)
         except BaseException as error:  # noqa: BLE001
             problem = harmless(error, stream, company)
             failed.update({key(company, partition.day): problem for partition in outcome.good})

@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date, timedelta
 from statistics import median
 from typing import Any
@@ -189,6 +190,35 @@ def memory(rounds: int, scale: float) -> tuple[Figures, Details]:
     return {"peak_mb_1m": details[str(records)]["peak_mb"]}, details
 
 
+def bookkeeping(rounds: int, scale: float) -> tuple[Figures, Details]:
+    """What Dagster takes to plan and record a month of all assets with their checks, a materialized partition."""
+    from teei_ingest_tests.deployed import on_postgres, postgres
+
+    days = max(1, round(31 * scale))
+    window = _window("", DAY + timedelta(days - 1))
+    wanted = {"partitions": 2 * days * len(all_streams()), "checks": 3 * days * len(all_streams())}
+    found: dict[str, list[Details]] = defaultdict(list)
+    for _ in range(rounds):
+        for storage in ("sqlite", "postgres"):
+            with (
+                postgres() if storage == "postgres" else nullcontext() as url,
+                places.home(SandboxConfig(), "http://127.0.0.1:1", on_postgres(url) if url else {}) as home,
+            ):
+                places.ours("register", {"company": COMPANY}, home)
+                found[storage].append(places.ours("bookkeeping", window, home))
+            if {name: found[storage][-1][name] for name in wanted} != wanted:
+                raise BenchError(f"the run recorded {found[storage][-1]} instead of {wanted}")
+    details: Details = {
+        storage: {
+            f"{name}_ms": median(one[source] for one in each) / wanted["partitions"] * 1000
+            for name, source in (("wall", "seconds"), ("cpu", "cpu_s"))
+        }
+        for storage, each in found.items()
+    }
+    figures = {f"bookkeeping_{storage}_ms": one["wall_ms"] for storage, one in details.items()}
+    return figures, details | wanted
+
+
 MEASURES: dict[str, Callable[[int, float], tuple[Figures, Details]]] = {
     "throughput": throughput,
     "privacy": privacy,
@@ -196,6 +226,7 @@ MEASURES: dict[str, Callable[[int, float], tuple[Figures, Details]]] = {
     "daily": daily_sync,
     "latency": latency,
     "memory": memory,
+    "bookkeeping": bookkeeping,
 }
 
 

@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from teei_ingest.sandbox.server import SandboxConfig, environment
 from teei_ingest.settings import SANDBOX_FILE, project_root
 
@@ -45,14 +47,14 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def home(config: SandboxConfig, url: str) -> Iterator[Path]:
-    """A fresh TEEI_HOME that points at the sandbox at `url`."""
+def home(config: SandboxConfig, url: str, more: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """A fresh TEEI_HOME that points at the sandbox at `url`; `more` is what `dagster.yaml` has beside the project's."""
     with folder() as path:
         (path / SANDBOX_FILE).write_text(json.dumps({"environment": environment(config, url)}))
         dagster = path / "dagster"
         dagster.mkdir(mode=0o700)
-        if (ROOT / "dagster.yaml").is_file():
-            (dagster / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
+        settings = yaml.safe_load((ROOT / "dagster.yaml").read_text()) | dict(more or {})
+        (dagster / "dagster.yaml").write_text(yaml.safe_dump(settings))
         yield path
 
 

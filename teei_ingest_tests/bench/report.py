@@ -22,6 +22,8 @@ GOALS: dict[str, tuple[str, bool, float]] = {
     "latency_s": ("12 streams × 10 pages at 150 ms, seconds", False, 6.0),
     "requests_ratio": ("requests, times the bound, all streams", False, 1.05),
     "daily_sync_s": ("cold command, 24 assets with checks, seconds", False, 8.0),
+    "bookkeeping_sqlite_ms": ("Dagster's record of a partition, SQLite, ms", False, 35.0),
+    "bookkeeping_postgres_ms": ("Dagster's record of a partition, Postgres, ms", False, 4.0),
     "peak_mb_1m": ("peak memory at a million records, MB", False, 600.0),
 }
 _OURS = ("dagster", "deltalake", "pyarrow", "msgspec", "pydantic", "requests")
@@ -59,6 +61,12 @@ def table(figures: Figures, details: dict[str, Details]) -> str:
             f"{found['requests']} requests one after the other: {found['one_after_the_other_s']:.1f} s; "
             f"from the first request to the last commit {found['from_first_request_to_last_commit_s']:.2f} s, "
             f"the whole run {found['seconds']:.2f} s",
+        ]
+    if found := details.get("bookkeeping"):
+        lines += ["", f"a run that records {found['partitions']} partitions and {found['checks']} checks, a partition:"]
+        lines += [
+            f"  {storage:10} {found[storage]['wall_ms']:5.1f} ms, CPU {found[storage]['cpu_ms']:.1f} ms"
+            for storage in ("sqlite", "postgres")
         ]
     if found := details.get("memory"):
         lines.append("")
