@@ -30,11 +30,21 @@ DOCKER = ROOT / "docker"
 Compose = Mapping[str, Any]
 
 
+def merged(one: Any, other: Any) -> Any:
+    """What Compose makes of two files, as far as ours go: maps and lists grow together, else the second wins."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one | {name: merged(one[name], other[name]) if name in one else other[name] for name in other}
+    return [*one, *other] if isinstance(one, list) and isinstance(other, list) else other
+
+
 COMPOSE: Compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+OF_CELERY: Compose = yaml.safe_load((DOCKER / "celery/compose.yaml").read_text())
 SERVICES: Compose = COMPOSE["services"]
-CONFIGURATION = ("dagster.yaml", "workspace.yaml", "probe.py")
-_PORTS = ("3000", "3007", "4266", "4700")
+WITH_CELERY: Compose = merged(COMPOSE, OF_CELERY)["services"]
+CONFIGURATION = ("dagster.yaml", "celery/dagster.yaml", "workspace.yaml", "probe.py")
+_PORTS = ("3000", "3007", "4266", "4700", "6379")
 _PASSWORD = "a test's own password"
+_REDIS_PASSWORD = "another-password_of-a-test"
 
 
 def dockerfile() -> list[tuple[str, str]]:
@@ -65,6 +75,7 @@ class Composed:
     def mapped(self, text: str) -> str:
         """What a path, an address or a port of the containers is here."""
         text = text.replace("@postgres:5432/dagster?", f"@/dagster?host={self.socket}&").replace("0.0.0.0", "127.0.0.1")
+        text = text.replace("//redis:", "//127.0.0.1:")
         text = re.sub(r"(?<![\w.])/(var/lib/teei|srv/teei|run/secrets|etc/teei|data)\b", rf"{self.folder}/\1", text)
         return re.sub(rf"\b({'|'.join(_PORTS)})\b", lambda found: self.ports[found[1]], text)
 
@@ -103,9 +114,10 @@ class Composed:
         self._running[name or service] = self._stack.enter_context(started)
         return self._running[name or service]
 
-    def running(self, name: str) -> int:
-        """The number of its first process, whose children are of the same session."""
-        return self._running[name].pid
+    def whose(self, process: int) -> str:
+        """The service that a process is of: all of one are of the session of its first."""
+        (name,) = (name for name, first in self._running.items() if first.pid == os.getsid(process))
+        return name
 
     def kill(self, name: str) -> None:
         """Kill it as the end of a container does, with all processes in it."""
@@ -187,6 +199,8 @@ def composed(folder: Path, services: Compose = SERVICES) -> Iterator[Composed]:
         made._prepared = made.work.stat().st_ctime_ns
         for name, text in {
             "pgpass": f"{socket}:5432:dagster:dagster:{_PASSWORD}",
+            "redis-password": _REDIS_PASSWORD,
+            "redis-acl": f"user default on >{_REDIS_PASSWORD} ~* &* +@all",
         }.items():
             (secrets / name).touch(mode=0o600)
             (secrets / name).write_text(f"{text}\n")

@@ -33,11 +33,14 @@ from teei_ingest_tests.composed import (
     COMPOSE,
     CONFIGURATION,
     DOCKER,
+    OF_CELERY,
     SERVICES,
+    WITH_CELERY,
     Composed,
     composed,
     dockerfile,
     json_list,
+    merged,
     sandbox_addresses,
 )
 from teei_ingest_tests.conftest import MASTER_KEY
@@ -46,6 +49,7 @@ from teei_ingest_tests.feeding import ACME
 from teei_ingest_tests.gateways import GLOBEX, Calling, token
 from teei_ingest_tests.test_dagster_deployed import sent, stored
 
+ALL = merged(COMPOSE, OF_CELERY)  # a superset of what the first file has alone
 SECRET = re.compile(r"KEY|PASSWORD|SECRET|TOKEN|CREDENTIAL")
 
 
@@ -54,7 +58,8 @@ def example_settings() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-each_service = pytest.mark.parametrize("name", COMPOSE["services"])
+each_service = pytest.mark.parametrize("name", ALL["services"])
+each_file = pytest.mark.parametrize("file", [COMPOSE, OF_CELERY, ALL], ids=["alone", "celery", "both"])
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -69,8 +74,9 @@ def schema() -> dict[str, Any]:
 
 
 @pytest.mark.fleet
-def test_compose_keeps_to_the_published_schema() -> None:
-    jsonschema.validate(COMPOSE, schema())
+@each_file
+def test_compose_keeps_to_the_published_schema(file: dict[str, Any]) -> None:
+    jsonschema.validate(file, schema())
 
 
 @pytest.mark.fleet
@@ -86,21 +92,21 @@ def test_the_schema_would_notice(spoilt: dict[str, Any]) -> None:
 
 @each_service
 def test_a_container_can_do_no_more_than_it_has_to(name: str) -> None:
-    service = SERVICES[name]
+    service = WITH_CELERY[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["ulimits"]["core"] == 0
     assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
     assert service.keys().isdisjoint({"privileged", "cap_add", "pid", "ipc", "devices"})
-    assert service.get("user", "postgres") in ("postgres",)  # the image' own, of which none is root
+    assert service.get("user", "postgres") in ("postgres", "redis")  # the images' own, of which none is root
 
 
 @each_service
 def test_a_container_is_started_again_or_ends_for_good(name: str) -> None:
-    service = SERVICES[name]
+    service = WITH_CELERY[name]
     if service["restart"] == "no":
-        waits = [one for one in SERVICES.values() if name in one.get("depends_on", {})]
+        waits = [one for one in WITH_CELERY.values() if name in one.get("depends_on", {})]
         assert waits and all(one["depends_on"][name]["condition"] == "service_completed_successfully" for one in waits)
     else:
         assert service["restart"] == "unless-stopped"
@@ -109,31 +115,31 @@ def test_a_container_is_started_again_or_ends_for_good(name: str) -> None:
 
 @each_service
 def test_what_a_container_waits_for_is_there(name: str) -> None:
-    for other, how in SERVICES[name].get("depends_on", {}).items():
+    for other, how in WITH_CELERY[name].get("depends_on", {}).items():
         if how["condition"] == "service_healthy":
-            assert "test" in SERVICES[other]["healthcheck"]
-        is_optional = set(SERVICES[other].get("profiles", [])) - set(SERVICES[name].get("profiles", []))
+            assert "test" in WITH_CELERY[other]["healthcheck"]
+        is_optional = set(WITH_CELERY[other].get("profiles", [])) - set(WITH_CELERY[name].get("profiles", []))
         assert not is_optional or how["required"] is False, "a profile that is off would keep it from starting"
 
 
 @each_service
 def test_who_is_not_ours_reaches_neither_code_nor_tables(name: str) -> None:
-    is_ours = SERVICES[name]["image"].startswith("teei-ingest") or name == "postgres"
-    theirs = set() if is_ours else set(SERVICES[name]["networks"])
-    assert theirs.isdisjoint(SERVICES["code"]["networks"]), "the code location does what it is told by anybody"
-    assert theirs.isdisjoint(SERVICES["postgres"]["networks"])
-    assert COMPOSE["networks"]["database"]["internal"]
+    is_ours = WITH_CELERY[name]["image"].startswith("teei-ingest") or name == "postgres"
+    theirs = set() if is_ours else set(WITH_CELERY[name]["networks"])
+    assert theirs.isdisjoint(WITH_CELERY["code"]["networks"]), "the code location does what it is told by anybody"
+    assert theirs.isdisjoint(WITH_CELERY["postgres"]["networks"])
+    assert ALL["networks"]["database"]["internal"]
 
 
 @each_service
 def test_ports_are_on_loopback(name: str) -> None:
-    for port in SERVICES[name].get("ports", []):
+    for port in WITH_CELERY[name].get("ports", []):
         assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
 
 
 @each_service
 def test_no_secret_is_in_the_environment(name: str) -> None:
-    service = SERVICES[name]
+    service = WITH_CELERY[name]
     given = dict(service.get("environment", {}))
     for entry in service.get("env_file", []):
         assert entry == {"path": "settings/teei.env", "required": False}
@@ -148,17 +154,17 @@ def test_no_secret_is_in_the_environment(name: str) -> None:
 @each_service
 def test_what_is_mounted_exists(name: str) -> None:
     documented = (ROOT / "docs/deployment.md").read_text()
-    for mount in SERVICES[name].get("volumes", []):
+    for mount in WITH_CELERY[name].get("volumes", []):
         source, target, *mode = mount.split(":")
         if source.startswith("./"):
             assert (DOCKER / source).exists(), source
             assert mode == ["ro"], mount
         else:
-            assert source in COMPOSE["volumes"], source
+            assert source in ALL["volumes"], source
         assert target.startswith("/")
-    for secret in SERVICES[name].get("secrets", []):
+    for secret in WITH_CELERY[name].get("secrets", []):
         source = secret if isinstance(secret, str) else secret["source"]
-        path = COMPOSE["secrets"][source]["file"]
+        path = ALL["secrets"][source]["file"]
         assert path in documented, "whoever sets it up has to be told to make it"
         ignored = subprocess.run(["git", "check-ignore", "--quiet", f"docker/{path}"], cwd=ROOT)
         assert ignored.returncode == 0, "or it would be committed"
@@ -274,9 +280,34 @@ def test_dagster_s_settings_are_the_project_s_but_for_what_a_server_and_containe
     assert ours == projects
 
 
+def test_celery_s_settings_differ_by_the_launcher_and_how_long_a_run_may_wait_for_it() -> None:
+    ours, celery_s = (yaml.safe_load((DOCKER / name).read_text()) for name in ("dagster.yaml", "celery/dagster.yaml"))
+    assert ours.pop("run_launcher") != celery_s.pop("run_launcher")
+    for name in ("poll_interval_seconds", "start_timeout_seconds"):
+        assert ours["run_monitoring"].pop(name) != celery_s["run_monitoring"].pop(name)
+    assert celery_s == ours
+
+
+def test_the_queue_lets_as_many_runs_go_as_workers_have_processes() -> None:
+    queue = yaml.safe_load((DOCKER / "celery/dagster.yaml").read_text())["run_coordinator"]["config"]
+    command, workers = WITH_CELERY["worker"]["command"], WITH_CELERY["worker"]["deploy"]["replicas"]
+    processes = int(command[command.index("--concurrency") + 1])
+    assert queue["max_concurrent_runs"] == workers * processes
+
+
+def test_a_worker_has_what_the_code_location_has() -> None:
+    worker, code = WITH_CELERY["worker"], WITH_CELERY["code"]
+    for name in ("environment", "env_file", "volumes", "tmpfs", "image"):
+        assert worker[name] == code[name], name
+    assert set(worker["secrets"]) >= set(code["secrets"])
+    for name in ("worker", "daemon", "webserver"):  # who hands runs out, carries them out, ends them
+        assert "queue" in WITH_CELERY[name]["networks"]
+    assert ALL["networks"]["queue"]["internal"]
+
+
 @pytest.mark.parametrize(
     ("name", "launcher"),
-    [("dagster.yaml", "WatchedRunLauncher")],
+    [("dagster.yaml", "WatchedRunLauncher"), ("celery/dagster.yaml", "WatchedCeleryLauncher")],
 )
 def test_dagster_takes_its_settings(tmp_path: Path, name: str, launcher: str) -> None:
     from dagster._core.instance.config import dagster_instance_config

@@ -52,7 +52,7 @@ def is_executed(opened: dg.DagsterInstance, run_id: str) -> bool:
     """Whether a process is at a run, in whatever container. An event or two before and after that, none is."""
     with suppress(FileNotFoundError), (_folder(opened) / run_id).open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which a network's file system lets readers have, too
         except BlockingIOError:
             return True
     return False
@@ -72,7 +72,7 @@ def forget_dead(opened: dg.DagsterInstance) -> None:
     """Remove what processes that were killed have left."""
     with suppress(FileNotFoundError):
         for path in _folder(opened).iterdir():
-            with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
