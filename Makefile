@@ -14,7 +14,7 @@ endif
 # Nothing here calls home.
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: help setup demo dev test test-all test-machine lint format bench privacy canary chaos kill mutation lock docs sbom licenses audit clean
+.PHONY: help setup demo dev test test-all test-machine lint format bench simulation privacy canary chaos kill mutation lock docs sbom licenses audit clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,6 +60,10 @@ format: setup ## let ruff mend what it can
 
 bench: setup ## speed beside dlt and a bare floor, in one run; writes docs/benchmarks.json
 	@$(BIN)/python -m teei_ingest_tests.bench
+
+simulation: setup ## 200 companies and three years of tables and runs; writes docs/simulation.json
+	@$(BIN)/python -m teei_ingest_tests.simulation --companies 20 --days 109 --write
+	@$(BIN)/python -m teei_ingest_tests.simulation --write
 
 privacy: setup ## attack every privacy promise; writes docs/privacy-proof.json
 	@$(BIN)/python -m teei_ingest_tests.proof

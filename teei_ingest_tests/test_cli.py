@@ -107,8 +107,9 @@ def test_completion_knows_streams_and_companies(place: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["streams"], ["sql", "SELECT 1"], ["health"], ["env"]])
-def test_what_needs_no_dagster_does_not_load_it(arguments: list[str], place: Path) -> None:
-    script = f"import sys; from teei_ingest.cli.app import run; run({arguments!r}); sys.exit('dagster' in sys.modules)"
+def test_what_needs_neither_dagster_nor_pandas_does_not_load_them(arguments: list[str], place: Path) -> None:
+    loaded = "{'dagster', 'pandas'}.isdisjoint(sys.modules)"
+    script = f"import sys; from teei_ingest.cli.app import run; run({arguments!r}); sys.exit(not {loaded})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from functools import cached_property
@@ -10,10 +11,17 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
+from dagster._core.asset_graph_view.serializable_entity_subset import SerializableEntitySubset
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecordStatus,
+    AssetCheckExecutionResolvedStatus,
+    AssetCheckPartitionInfo,
+)
 from dagster_shared.serdes import serialize_value
 from deltalake import DeltaTable
 
 from teei_ingest.contracts.base import Data
+from teei_ingest.defs import check_states
 from teei_ingest.defs.build import build
 from teei_ingest.defs.partitions import RANGE_END, RANGE_START
 from teei_ingest.defs.resources import SettingsResource, StoreResource
@@ -167,3 +175,41 @@ def test_materializing_again_mends_it(place: Home) -> None:
     assert check_statuses(place.instance, definitions, asset, check, wanted) == {wanted[0]: "FAILED"}
     definitions, _ = run(place, wanted)
     assert check_statuses(place.instance, definitions, asset, check, wanted) == {wanted[0]: "SUCCEEDED"}
+
+
+# --- how many of them stand -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_checks_stand_as_dagster_says_when_it_looks_one_by_one(seed: int) -> None:
+    chance, own = random.Random(seed), check_states._one_by_one
+    dimensions = {"company": dg.StaticPartitionsDefinition(["a", "b"]), "day": dg.DailyPartitionsDefinition(str(FIRST))}
+    partitions_def = dg.MultiPartitionsDefinition(dimensions)
+    check = dg.AssetCheckKey(dg.AssetKey(STREAM), "contract")
+    statuses = [*AssetCheckExecutionResolvedStatus]
+
+    def told(partition: str | None) -> AssetCheckPartitionInfo:
+        return AssetCheckPartitionInfo(
+            check_key=check,
+            partition_key=partition,
+            latest_execution_status=chance.choice([*AssetCheckExecutionRecordStatus]),
+            latest_planned_run_id=chance.choice("xyz"),
+            latest_check_event_storage_id=1,
+            latest_materialization_storage_id=chance.choice([None, 1, 2]),
+            latest_target_materialization_storage_id=1,
+        )
+
+    there = keys("a", days(FIRST, 15)) + keys("b", days(FIRST, 15))
+    nowhere = [*keys("c", days(FIRST, 2)), *keys("a", days(date(2023, 1, 1), 2)), "a", "a|b|c", None]
+    subsets: Any = {status: SerializableEntitySubset.empty(check, partitions_def) for status in statuses}
+    runs: Any = {}
+    for _ in range(2):  # once from nothing, once on what was known before
+        infos = [told(partition) for partition in [*chance.sample(there, 20), *nowhere]]
+        wanted = own(check, partitions_def, subsets, runs, infos)
+        assert check_states.at_once(check, partitions_def, subsets, runs, infos) == wanted
+        subsets, runs = wanted
+    assert not any(subset.is_empty for status, subset in subsets.items() if status.name in ("SUCCEEDED", "FAILED"))
+
+    whole: Any = {status: SerializableEntitySubset.empty(check, None) for status in statuses}
+    infos = [told(None)]
+    assert check_states.at_once(check, None, whole, {}, infos) == own(check, None, whole, {}, infos)

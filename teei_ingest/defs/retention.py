@@ -20,6 +20,8 @@ from dagster._core.storage.event_log.schema import (
     AssetEventTagsTable,
     SqlEventLogStorageTable,
 )
+from dagster._core.storage.runs import SqlRunStorage
+from dagster._core.storage.runs.schema import RunsTable
 
 from teei_ingest.defs import partitions
 from teei_ingest.defs.catalog import unpartitioned
@@ -33,6 +35,7 @@ GROUP = "privacy"
 NAME = "retention"
 
 _EVENTS, _TAGS, _CHECKS = SqlEventLogStorageTable.c, AssetEventTagsTable.c, AssetCheckExecutionsTable.c
+_RUNS = RunsTable.c
 _STANDING = [
     kind.value
     for kind in (
@@ -69,11 +72,11 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime, *, dry_run: bool
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
     events = _stale_events(before)
-    ended = instance.get_run_records(dg.RunsFilter(statuses=FINISHED_STATUSES, updated_before=before))
+    ended = _ended(instance, before)
     with storage.index_connection() as connection:
         standing = set(connection.execute(_standing_runs()).scalars())
         count = connection.execute(sa.select(sa.func.count()).where(events)).scalar_one()
-    gone = [record.dagster_run.run_id for record in ended if record.dagster_run.run_id not in standing]
+    gone = [run_id for run_id in ended if run_id not in standing]
     if dry_run:
         return {"runs": len(gone), "run_log": count}
     for run_id in gone:
@@ -85,10 +88,20 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime, *, dry_run: bool
         connection.execute(sa.delete(AssetEventTagsTable).where(tagged))
         connection.execute(sa.delete(SqlEventLogStorageTable).where(events))
         connection.execute(sa.delete(AssetCheckExecutionsTable).where(_stale_checks(before)))
-    for record in ended:
-        if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
-            _remove_shard(storage, record.dagster_run.run_id)
+    for run_id, status in ended.items():
+        if status != dg.DagsterRunStatus.FAILURE.value:
+            _remove_shard(storage, run_id)
     return {"runs": len(gone), "run_log": count}
+
+
+def _ended(instance: dg.DagsterInstance, before: datetime) -> dict[str, str]:
+    """Ids of runs that ended before, with how; years of runs as Dagster's records would fill the memory."""
+    storage = instance.run_storage
+    assert isinstance(storage, SqlRunStorage)
+    ended = _RUNS.status.in_([status.value for status in FINISHED_STATUSES])
+    asked = sa.select(_RUNS.run_id, _RUNS.status).where(ended, _RUNS.update_timestamp < _stored(before))
+    with storage.connect() as connection:
+        return {run.run_id: run.status for run in connection.execute(asked)}
 
 
 def _newest_events() -> sa.Select[Any]:

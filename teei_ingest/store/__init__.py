@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
 
 from teei_ingest.settings import Settings
+from teei_ingest.store import pandas_later  # noqa: F401
 from teei_ingest.store.deployment import deployment_id
 from teei_ingest.store.locks import Locks
 from teei_ingest.store.presence import Presence
