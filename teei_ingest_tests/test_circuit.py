@@ -176,6 +176,47 @@ def test_one_bad_path_is_no_source_that_is_down(system: str, make: Make, vendor:
         assert make(server.url, system).get("/v1/others", {}) == OK.body
 
 
+@pytest.mark.parametrize("answer", [Answer(404), Answer(500, headers={"Content-Length": "1, 2"}, length=-1)])
+def test_whatever_answers_the_probe_is_there(make: Make, answer: Answer) -> None:
+    with serving(lambda ask: answer if ask.path == "/health" else Answer(503)) as server:
+        assert "down since" not in fails(make(server.url), match="status 503")
+
+
+def test_a_probe_that_was_answered_counts_for_half_a_minute(make: Make, clock: Clock) -> None:
+    with serving(lambda ask: OK if ask.path == "/health" else Answer(403 if ask.path == "/no" else 503)) as server:
+        shared = make(server.url)
+        shared._sleep = lambda seconds, cancel: None  # so that no time passes by itself
+        asked = []
+        for wait in (0, 29.5, 0.5):
+            clock.now += wait
+            fails(shared, match="status 503")
+            asked.append(sum(ask.path == "/health" for ask in server.asked))
+    assert asked == [1, 1, 2]
+
+
+@pytest.mark.parametrize(("before", "closes"), [(1, True), (0, False)])
+def test_an_answer_since_it_was_asked_last_closes_it(
+    before: int, closes: bool, make: Make, vendor: tuple[Vendor, Server], clock: Clock, tmp_path: Path
+) -> None:
+    script, server = vendor
+    script.up = False
+    fails(make(server.url))
+    (path,) = (tmp_path / "home" / "quota").glob("*.circuit")
+    state = json.loads(path.read_bytes()) | {"pause": 9999}
+    path.unlink()
+    script.up = True
+    mine = make(server.url)
+    mine.get(PATH, {})
+    path.write_text(json.dumps(state | {"asked": clock.now - before}))  # by another process, meanwhile
+    asked = len(server.asked)
+    if closes:
+        assert mine.get(PATH, {}) == OK.body
+        assert not path.exists()
+    else:
+        fails(mine)
+    assert len(server.asked) == asked + closes
+
+
 def test_a_success_in_between_says_that_it_is_not_down(make: Make, vendor: tuple[Vendor, Server]) -> None:
     script, server = vendor
     script.bad = {PATH, "/health"}

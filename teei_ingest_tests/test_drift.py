@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -269,6 +270,30 @@ def test_a_field_without_a_value_is_seen_and_one_that_is_away_is_not(seen: Seen)
     assert seen.field("shoeSize").last_seen == str(day(3))
 
 
+def test_a_field_that_is_known_is_seen_however_rare(seen: Seen) -> None:
+    rare, others = {"grade": "A", "shoeSize": 43}, {"grade": ABSENT}
+    seen([{**others, "shoeSize": 43}] * 60, 0)
+    assert seen.said([rare] + [others] * 59, 1) == []
+    assert (seen.field("grade").types, seen.field("grade").share) == (("string",), 1 / 60)
+    assert seen.field("shoeSize").last_seen == str(day(2))
+    assert seen.field("shoeSize").share == 61 / 120
+
+
+def test_nobody_else_reads_what_is_known(seen: Seen) -> None:
+    old = os.umask(0)
+    try:
+        seen([PLAIN] * 3, 0)
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in seen.drift.folder(ACME.slug).iterdir()} == {0o600}
+
+
+def test_what_is_known_of_a_company_is_forgotten_with_it(seen: Seen) -> None:
+    seen([PLAIN] * 3, 0)
+    seen.drift.forget(ACME.slug)
+    assert seen.drift.get(ACME.slug, seen.stream) is None and not seen.drift.folder(ACME.slug).exists()
+
+
 def test_a_declared_field_is_never_new(seen: Seen) -> None:
     assert seen.said([{"tags": ABSENT, "user_email": ABSENT}] * 3, 0) == []
     assert seen.said([GRADE] * 60, 1) == []
@@ -344,7 +369,8 @@ def test_what_is_around_a_field_has_to_be_there(seen: Seen) -> None:
         ({"final_score": 92}, [{"final_score": None}] * 20, ""),
         ({"final_score": None}, [{"final_score": "92"}] * 60, ""),  # it had no type before
         ({"final_score": 92}, [{"final_score": "92"}] * 3 + [{"final_score": 92}] * 57, "both"),
-        ({"final_score": 92}, [{"final_score": "92"}] * 2 + [{"final_score": 92}] * 58, ""),  # bad rows are no drift
+        ({"final_score": 92}, [{"final_score": "92"}] * 3 + [{"final_score": 92}] * 58, ""),  # bad rows are no drift
+        ({"final_score": 92}, [{"final_score": "92"}] * 2 + [{"final_score": 92}] * 38, ""),
         ({"final_score": 92}, [{"final_score": "92"}] * 2 + [{"final_score": 92}] * 10, ""),
         ({"final_score": 92}, [{"final_score": "92"}], "one"),
         ({"tags": ["a"]}, [{"tags": [{"of": 1}]}] * 60, "items"),

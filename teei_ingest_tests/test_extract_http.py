@@ -213,16 +213,17 @@ def test_a_wait_of_nothing_is_no_wait(source: Callable[..., Source], clock: Cloc
     assert 1 <= clock.slept[0] <= 2
 
 
+@pytest.mark.parametrize("wait", [400, 450])
 @pytest.mark.parametrize(("status", "error"), [(429, RateLimited), (503, SourceDown)])
 def test_all_waits_together_have_a_limit(
-    source: Callable[..., Source], clock: Clock, status: int, error: type[SourceError]
+    source: Callable[..., Source], clock: Clock, status: int, error: type[SourceError], wait: int
 ) -> None:
     with (
-        serving(lambda ask: Answer(status, headers={"Retry-After": "400"})) as server,
+        serving(lambda ask: Answer(status, headers={"Retry-After": f"{wait}"})) as server,
         pytest.raises(error),
     ):
         source(server).get(PATH, {})
-    assert clock.slept == pytest.approx([400, 400])
+    assert clock.slept == pytest.approx([wait, wait])
     assert asked_for(server) == 3
 
 
@@ -413,15 +414,24 @@ def test_a_refused_filter_is_told_apart(source: Callable[..., Source], clock: Cl
         Answer.of({"scimType": "invalidPath"}, 400),
         Answer(400, b'"invalidFilter", but not packed', {"Content-Encoding": "gzip"}),
         Answer(400, b'"invalid', length=100, close=True),
+        Answer.of({"scimType": "invalidFilter"}, 404),
+        Answer.of({"scimType": "invalidFilter"}, 302, Location="http://elsewhere.example/"),
     ],
 )
-def test_another_400_is_no_refused_filter(source: Callable[..., Source], refusal: Answer) -> None:
+def test_another_reply_is_no_refused_filter(source: Callable[..., Source], refusal: Answer) -> None:
     with (
         serving(lambda ask: refusal) as server,
         pytest.raises(SourceMisbehaves) as raised,
     ):
         source(server).get(PATH, {}, filtered=True)
     assert not isinstance(raised.value, UnsupportedFilter)
+
+
+def test_a_server_error_is_no_refused_filter(source: Callable[..., Source]) -> None:
+    with serving(lambda ask: Answer.of({"scimType": "invalidFilter"}, 502)) as server:
+        with pytest.raises(SourceDown, match="status 502"):
+            source(server).get(PATH, {}, filtered=True)
+        assert asked_for(server) == 4
 
 
 def test_the_sandboxs_credentials_are_for_the_sandbox_alone(tmp_path: Path, clock: Clock) -> None:
@@ -487,11 +497,14 @@ def test_a_cancelled_wait_ends_at_once(tmp_path: Path) -> None:
         assert len(server.asked) == 1
 
 
-def test_a_proxy_is_a_setting(source: Callable[..., Source]) -> None:
+def test_a_proxy_is_a_setting(source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
     with serving(lambda ask: OK) as proxy:
         reading = source("http://internal.example/base", TEEI_PROXY=proxy.url)
         assert reading.get(PATH, {}) == OK.body
     assert proxy.asked[0].target.startswith(f"http://internal.example/base{PATH}?")
+    with pytest.raises(SourceDown, match="through TEEI_PROXY"):
+        source("http://internal.example/base", TEEI_PROXY=proxy.url, TEEI_MAX_RETRIES=0).get(PATH, {})
 
 
 def test_a_certificate_has_to_be_trusted(

@@ -136,7 +136,7 @@ def test_the_streams_own_parameters_go_along(begin: Begin) -> None:
 def test_a_page_has_to_say_whether_there_are_more(begin: Begin, more: Any) -> None:
     with (
         serving(with_token(lambda ask: Answer.of({"records": records(0, 5), "hasMore": more}))) as server,
-        pytest.raises(SourceMisbehaves, match="hasMore"),
+        pytest.raises(SourceMisbehaves, match="page 1 does not say in `hasMore`"),
     ):
         ids(begin(server, BENEVITY))
 
@@ -209,6 +209,17 @@ def test_reading_stops_at_the_first_page_beyond_the_window(begin: Begin) -> None
     assert len(asked(server)) == 2
 
 
+def test_a_time_before_1970_is_one_like_others(begin: Begin) -> None:
+    with serving(by_cursor(records(-9, -7), records(-7, 2), records(2, 4))) as server:
+        assert len(ids(begin(server, KINTELL))) == 13
+
+
+@pytest.mark.parametrize("newer", [(END_NS - 2, END_NS - 1), (END_NS - 1, END_NS - 1)])
+def test_a_page_that_is_no_older_than_the_one_before_is_in_order(begin: Begin, newer: tuple[int, int]) -> None:
+    with serving(by_cursor([["a", newer[0]]], [["b", newer[1]]], [["c", END_NS]], [["d", END_NS]])) as server:
+        assert ids(begin(server, KINTELL)) == ["a", "b", "c"]
+
+
 def test_a_list_that_is_not_in_order_is_found_out(begin: Begin) -> None:
     with (
         serving(by_cursor(records(50, 60), records(0, 10))) as server,
@@ -223,7 +234,8 @@ def test_a_cursor_that_leads_nowhere_new_is_found_out(begin: Begin, cursors: lis
         Answer.of({"records": records(number, number + 1), "next_cursor": cursor})
         for number, cursor in enumerate(cursors)
     ]
-    with serving(in_turn(*answers)) as server, pytest.raises(SourceMisbehaves, match="next_cursor"):
+    said = f"page {len(cursors)} has no usable `next_cursor`"
+    with serving(in_turn(*answers)) as server, pytest.raises(SourceMisbehaves, match=said):
         ids(begin(server, KINTELL))
     assert len(asked(server)) == len(cursors)
 
@@ -344,10 +356,12 @@ def test_where_there_is_no_health_a_token_is_the_probe(tmp_path: Path) -> None:
     assert [ask.method for ask in server.asked] == ["POST"]
 
 
-@pytest.mark.parametrize("answer", [Answer(503), Answer(503, headers={"Retry-After": "60"})])
+@pytest.mark.parametrize("after", ["", "1", "60"])
+@pytest.mark.parametrize("initial", [0, 1])
 @pytest.mark.parametrize("system", ["kintell", "benevity"])
-def test_a_probe_does_not_wait(tmp_path: Path, system: str, answer: Answer) -> None:
-    with serving(in_turn(answer)) as server:
-        pulse = probe(SYSTEMS[system], credentials(system, server.url), settings(tmp_path))
+def test_a_probe_does_not_wait(tmp_path: Path, system: str, initial: int, after: str) -> None:
+    with serving(in_turn(Answer(503, headers={"Retry-After": after} if after else {}))) as server:
+        given = settings(tmp_path, TEEI_RETRY_INITIAL_S=initial)
+        pulse = probe(SYSTEMS[system], credentials(system, server.url), given)
     assert isinstance(pulse.error, SourceDown) and "503" in str(pulse.error)
     assert len(server.asked) == 1

@@ -141,12 +141,8 @@ class Source:
             if isinstance(system.auth, ApiKey)
             else BearerToken(system.auth, credentials, self._post_form, self._clock, self._credentials_now)
         )
-        self._session = requests.Session()
-        self._session.trust_env = False
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS, max_retries=0)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
-        self._adapter = adapter
+        # No session, which would take proxies, passwords and certificates from the environment.
+        self._adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
         proxy = settings.proxy.get_secret_value() if settings.proxy else None
         self._send_options: dict[str, Any] = {
             "stream": True,
@@ -164,7 +160,7 @@ class Source:
 
     def close(self) -> None:
         """Close the idle connections and the quota's files."""
-        self._session.close()
+        self._adapter.close()
         self._quota.close()
 
     def get(
@@ -423,12 +419,11 @@ class Source:
         except _Temporary as temporary:
             return temporary.error.message.partition(";")[0]
         except SourceMisbehaves:
-            status = 0
+            pass  # something is there
         else:
-            status = response.status_code
             response.close()
-        if status >= 500:
-            return f"answers with status {status}"
+            if response.status_code >= 500:
+                return f"answers with status {response.status_code}"
         self._well_until = self._clock() + _WELL_S
         return ""
 
@@ -480,7 +475,6 @@ class Source:
             self.requests += 1
         caller.requests += 1
         try:
-            # Session.send would follow a redirect one step and read its body, however long.
             return self._adapter.send(request, **given)
         except requests.exceptions.SSLError:
             problem = "cannot be trusted: its TLS certificate is not valid for this host, or it has none"

@@ -4,6 +4,7 @@ Belongs here: the three ways of paging, the three ways of asking for a window, a
 either. Does not belong here: requests (`http.py`), what is in a page (`mapping/decode.py`).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
@@ -85,7 +86,7 @@ class Reading(Generic[P]):
         self._end_ns = _ns(end)
         self._seen: set[int] = set()
         self._empty = 0
-        self._newest = 0
+        self._newest = -math.inf
         self._iterator = self._read(page_size)
 
     @property

@@ -157,7 +157,7 @@ class Drift:
     def _write(self, company: str, stream: str, known: Known) -> None:
         path = self._path(company, stream)
         with replacing(path, _failure(path, company, stream)) as write:
-            write(json.dumps(asdict(known), indent=1, default=date.isoformat).encode() + b"\n")
+            write(json.dumps(asdict(known), default=date.isoformat).encode() + b"\n")
 
     def _path(self, company: str, stream: str) -> Path:
         return self.folder(company) / f"{stream}.json"
@@ -212,7 +212,7 @@ def _compare(
         types, before = seen.get(path, {}), known.fields.get(path)
         made, change = _field(before, types, possible, fresh, today)
         fields[path] = made
-        if change == ADDED and before is None and shape.status(path) != UNKNOWN:
+        if before is None and shape.status(path) != UNKNOWN:
             change = ""  # it was always declared
         if change and known.until is not None and (change == CHANGED or not path.endswith("[]")):
             earlier = before.types if before else ()

@@ -68,7 +68,7 @@ class Rotations:
         """Replace what is known of a company's rotation, in one step and on disk."""
         path = self._path(company)
         with replacing(path, lambda reason: StoreError(f"{path}: {reason}", company=company)) as write:
-            write(json.dumps(asdict(rotation), indent=1).encode() + b"\n")
+            write(json.dumps(asdict(rotation)).encode() + b"\n")
 
     def forget(self, company: str) -> None:
         """Of a company that is no more."""

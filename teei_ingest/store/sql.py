@@ -116,7 +116,7 @@ def _explain(error: duckdb.Error) -> str:
 def no_view(name: str) -> str:
     """What to say of a view that there is not."""
     names = list(views())
-    close = difflib.get_close_matches(name.lower(), names, n=3)
+    close = difflib.get_close_matches(name.lower(), names)
     return f"there is no view {name}: " + (
         f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
     )

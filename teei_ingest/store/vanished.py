@@ -97,7 +97,7 @@ class Vanished:
         path = self._path(company, stream, day)
         if ids:
             with replacing(path, _failure) as write:
-                write(json.dumps(ids, indent=0, sort_keys=True).encode() + b"\n")
+                write(json.dumps(ids).encode() + b"\n")
         else:
             with os_errors(_failure):
                 remove(path)
