@@ -28,7 +28,7 @@ from teei_ingest.redact.forward import brought_forward
 from teei_ingest.redact.tokens import Pseudonyms
 from teei_ingest.settings import SANDBOX_MASTER_KEY, Settings
 from teei_ingest.store import open_store
-from teei_ingest.store.rotations import Rotations, Stage
+from teei_ingest.store.rotations import Rotation, Rotations, Stage
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.vault.keys import KeyRing, versions
 from teei_ingest_tests.filled import DAY, JOINS, STREAMS, Filled, Killed, filled, killed_after, texts_on_disk
@@ -85,6 +85,23 @@ def test_every_pseudonym_goes_forward_and_nothing_else(place: Filled) -> None:
         ("keys.rotation_started", "", {"version": 3, "resumed": False}),
         ("keys.rotated", "", {"version": 3}),
     ]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "null", "{}", *({name: "x"} for name in ("version", "stage", "tables"))])
+def test_what_is_known_of_a_rotation_may_be_damaged(tmp_path: Path, damage: str | dict[str, str]) -> None:
+    rotations, known = Rotations(tmp_path / "rotation"), Rotation(2, Stage.MIGRATING, {"donation_events": 7})
+    rotations.put("acme-corp", known)
+    assert rotations.get("acme-corp") == known and rotations.get("globex-inc") is None
+    (path,) = (tmp_path / "rotation").iterdir()
+    path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(path.read_text()) | damage))
+    for ask in (lambda: rotations.get("acme-corp"), rotations.all):
+        with pytest.raises(StoreError, match=f"{path} is damaged: restore it from its backup"):
+            ask()
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_readers_are_kept_at_the_older_version_until_all_is_new(stage: Stage) -> None:
+    assert Rotation(2, stage, {}).pinned is (stage in ("prepared", "migrating"))
 
 
 def each_text(value: Any, change: Callable[[str], str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.contracts.volunteer import VolunteerEvent
 from teei_ingest.errors import StoreError
 from teei_ingest.store.locks import Locks
+from teei_ingest.store.rotations import Rotation, Rotations, Stage
 from teei_ingest.store.tables import Store
 
 
@@ -48,6 +50,60 @@ def test_whoever_wants_to_be_alone_with_a_company_is(store: Store) -> None:
         for act in (store.committing, store.alone_with):
             with refused():
                 has(act("acme-corp"))
+
+
+def test_one_after_the_other_commits_to_a_stream_of_a_company(store: Store) -> None:
+    with store.turn("acme-corp", "one"):
+        assert has(store.turn("acme-corp", "two")) and has(store.turn("globex-inc", "one"))
+        with refused():
+            has(store.turn("acme-corp", "one"))
+
+
+def test_whoever_has_no_locks_waits_for_nobody(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "events"), sandbox=False)
+    for held in (store.committing, store.alone_with, lambda company: store.turn(company, "one")):
+        with held("acme-corp"):
+            assert has(held("acme-corp"))
+
+
+def test_nobody_is_alone_with_a_company_whose_rotation_was_interrupted_by_chance(tmp_path: Path) -> None:
+    rotations = Rotations(tmp_path / "rotation")
+    store = Store(str(tmp_path / "events"), sandbox=False, rotations=rotations)
+    rotations.put("acme-corp", Rotation(2, Stage.MIGRATING, {}))
+    for held in (store.committing, store.alone_with):
+        with pytest.raises(StoreError, match="`teei keys rotate --company acme-corp` finishes it"):
+            has(held("acme-corp"))
+        assert has(held("globex-inc"))
+    assert has(store.alone_with("acme-corp", unfinished=True))
+    rotations.put("acme-corp", Rotation(2, Stage.DONE, {}))
+    with store.committing("acme-corp") as version, store.committing("globex-inc") as first:
+        assert (version, first) == (2, 1)
+
+
+def test_nobody_else_opens_a_lock(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        with Locks(tmp_path / "locks").exclusive("table"):
+            pass
+    finally:
+        os.umask(old)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "locks").iterdir()} == {0o600}
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="the lock"):
+        has(Locks(tmp_path / "file").shared("table"))
+
+
+def test_what_killed_processes_left_is_swept_where_nobody_works(store: Store, tmp_path: Path) -> None:
+    folders = [Path(store.uri, name) for name in ("volunteer_events", "donation_events")]
+    left = [folders[0] / "part-1#1", folders[1] / "_delta_log" / "0.json.tmp", folders[1] / "part-2#1"]
+    for path in left:
+        path.touch()
+    patient = Store(store.uri, sandbox=False, locks=Locks(tmp_path / "locks"))
+    with store.reading():
+        assert patient.sweep() == 0 and all(path.exists() for path in left)
+    assert Store(store.uri, sandbox=False).sweep() == 0, "nobody knows who works"
+    assert patient.sweep() == 3 and not any(path.exists() for path in left)
+    assert patient.sweep() == 0
 
 
 def test_nobody_purges_what_is_read_or_written(store: Store) -> None:

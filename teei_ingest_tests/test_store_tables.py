@@ -22,6 +22,7 @@ import pytest
 from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tenacity import wait_none
 
 from teei_ingest.contracts import RELEASED, DirectoryEntry, DonationEvent, EnrollmentEvent, VolunteerEvent
 from teei_ingest.contracts.base import Data
@@ -206,6 +207,90 @@ def test_rows_outside_of_what_is_replaced_are_refused_without_showing_them(store
     assert [row["event_id"] for row in store.rows(VolunteerEvent).to_pylist()] == ["e1"]
 
 
+def test_quotes_in_ids_and_names_are_letters_like_others(store: Store) -> None:
+    names = ["it's", "its", "it((s", "it''s", "' OR '1' = '1"]
+    put(store, VolunteerEvent, [event(VolunteerEvent, n, event_id=name, stream=name) for n, name in enumerate(names)])
+    for name in names:
+        for found in (store.with_ids(VolunteerEvent, "acme-corp", [name]), store.rows(VolunteerEvent, stream=name)):
+            assert found["event_id"].to_pylist() == [name]
+    assert store.with_ids(VolunteerEvent, "acme-corp", names[:2]).num_rows == 2
+    assert store.with_ids(VolunteerEvent, "globex-inc", names).num_rows == 0
+    assert store.streams_of(VolunteerEvent, "acme-corp") == sorted(names)
+    store.rewrite(VolunteerEvent, "acme-corp", names[1:], reader(VolunteerEvent, [])().read_all())
+    assert store.rows(VolunteerEvent)["event_id"].to_pylist() == names[:1]
+
+
+def test_batches_are_the_rows_of_a_filter(store: Store) -> None:
+    rows = [event(VolunteerEvent, n, day=FIRST + timedelta(n), stream=("one", "two")[n % 2]) for n in range(6)]
+    put(store, VolunteerEvent, [*rows, event(VolunteerEvent, 9, company="globex-inc")])
+    days = [FIRST + timedelta(n) for n in range(3)]
+    found = pa.Table.from_batches(store.batches(VolunteerEvent, company="acme-corp", stream="one", days=days))
+    assert found.schema.equals(arrow_schema(VolunteerEvent)) and sort(found.to_pylist()) == [rows[0], rows[2]]
+    some = pa.Table.from_batches(store.batches(VolunteerEvent, company="acme-corp", columns=["day", "event_id"]))
+    assert some.column_names == ["day", "event_id"] and some.num_rows == 6
+
+
+def test_each_company_has_its_size_and_whoever_is_removed_has_none(store: Store) -> None:
+    assert store.sizes(VolunteerEvent) == {} and not store.holds("acme-corp")
+    put(store, VolunteerEvent, [event(VolunteerEvent, n) for n in range(3)])
+    put(store, VolunteerEvent, [event(VolunteerEvent, 3, day=FIRST + timedelta(1))])
+    put(store, VolunteerEvent, [event(VolunteerEvent, 4, company="globex-inc")])
+    sizes = store.sizes(VolunteerEvent)
+    assert {company: (size.rows, size.files) for company, size in sizes.items()} == {
+        "acme-corp": (4, 2),
+        "globex-inc": (1, 1),
+    }
+    files = {path: path.stat().st_size for path in Path(store.uri, "volunteer_events").rglob("*") if path.is_file()}
+    own = sum(size for path, size in files.items() if path.parent.name == "company=acme-corp")
+    assert sizes["acme-corp"].bytes == own
+    assert store.bytes_of(VolunteerEvent) == sum(files.values())
+    assert store.holds("acme-corp") and not store.holds("acme")
+    assert (store.remove_company(VolunteerEvent, "acme-corp"), store.remove_company(VolunteerEvent, "acme-corp")) == (
+        4,
+        0,
+    )
+    assert set(store.sizes(VolunteerEvent)) == {"globex-inc"} and not store.holds("acme-corp")
+
+
+def test_days_that_expire_go_for_good_and_no_other(store: Store) -> None:
+    put(
+        store,
+        VolunteerEvent,
+        [event(VolunteerEvent, n, day=FIRST + timedelta(n), verified_by=f"by {n}") for n in range(4)],
+    )
+    before = FIRST + timedelta(2)
+    assert store.expired(VolunteerEvent, before) == store.expire(VolunteerEvent, before) == 2
+    assert store.expire(VolunteerEvent, before) == store.expired(VolunteerEvent, before) == 0
+    assert sorted(store.counts(VolunteerEvent, "one", "acme-corp")) == [before, FIRST + timedelta(3)]
+    texts = set(store.texts(VolunteerEvent, "acme-corp"))
+    assert {"by 2", "by 3"} <= texts and texts.isdisjoint({"by 0", "by 1"})
+
+
+def test_whoever_is_slower_tries_again_and_replaces_what_came_between(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many times as others may be faster, and no more."""
+    other, faster, left = Store(store.uri, sandbox=True), Store._own, 3
+
+    def raced(self: Store, contract: type[Data]) -> DeltaTable:
+        nonlocal left
+        table = faster(self, contract)
+        if self is store and left:
+            left -= 1
+            put(other, VolunteerEvent, [event(VolunteerEvent, 100 + left)])
+        return table
+
+    monkeypatch.setattr(Store, "_own", raced)
+    monkeypatch.setattr(tables, "ATTEMPTS", 4)
+    monkeypatch.setattr(tables.objects, "BETWEEN", wait_none())
+    put(store, VolunteerEvent, [event(VolunteerEvent, 1), event(VolunteerEvent, 2)])
+    assert (left, sort(store.rows(VolunteerEvent).to_pylist())) == (0, [event(VolunteerEvent, n) for n in (1, 2)])
+    left = 4
+    with pytest.raises(StoreError, match="others kept writing to volunteer_events for 4 attempts: run it again"):
+        put(store, VolunteerEvent, [event(VolunteerEvent, 3)])
+    assert (left, store.rows(VolunteerEvent)["event_id"].to_pylist()) == (0, ["e100"])
+
+
 class Interrupted(BaseException):
     """As Dagster has one."""
 
@@ -336,6 +421,15 @@ def test_readers_see_the_old_rows_or_the_new_ones(store: Store) -> None:
 
 
 # Files
+
+
+def test_more_than_eight_small_files_are_put_together(store: Store) -> None:
+    left = []
+    for n in range(10):
+        put(store, VolunteerEvent, [event(VolunteerEvent, n, day=FIRST + timedelta(n))])
+        left.append(store.sizes(VolunteerEvent)["acme-corp"].files)
+    assert left == [*range(1, 9), 1, 2]
+    assert sorted(store.counts(VolunteerEvent, "one", "acme-corp").values()) == [1] * 10
 
 
 def test_small_files_of_a_stream_are_put_together(store: Store) -> None:
@@ -545,9 +639,70 @@ def test_the_sandbox_opens_no_store_of_another(tmp_path: Path) -> None:
     Store(uri, sandbox=False).prepare()
 
 
-def test_a_store_without_tables_says_what_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="teei demo"):
-        Store(str(tmp_path / "events"), sandbox=True).rows(VolunteerEvent)
+_USES: dict[str, Callable[[Store], object]] = {
+    "rows": lambda store: store.rows(VolunteerEvent),
+    "batches": lambda store: list(store.batches(VolunteerEvent, company="acme-corp")),
+    "with_ids": lambda store: store.with_ids(VolunteerEvent, "acme-corp", ["e1"]),
+    "counts": lambda store: store.counts(VolunteerEvent, "one", "acme-corp"),
+    "replace": lambda store: put(store, VolunteerEvent, [event(VolunteerEvent, 1)]),
+    "rewrite": lambda store: store.rewrite(
+        VolunteerEvent, "acme-corp", ["e1"], reader(VolunteerEvent, [])().read_all()
+    ),
+    "remove_company": lambda store: store.remove_company(VolunteerEvent, "acme-corp"),
+    "tidy": lambda store: store.tidy(VolunteerEvent, 24),
+    "purge": lambda store: store.purge(VolunteerEvent),
+    "expire": lambda store: store.expire(VolunteerEvent, FIRST),
+    "sizes": lambda store: store.sizes(VolunteerEvent),
+    "holds": lambda store: store.holds("acme-corp"),
+    "versions": lambda store: store.versions(),
+    "dataset": lambda store: store.dataset(VolunteerEvent),
+    "form": lambda store: store.form(VolunteerEvent),
+    "migrate": lambda store: store.migrate(VolunteerEvent),
+    "claim": lambda store: store.claim("another"),
+}
+
+
+@pytest.mark.parametrize("use", _USES)
+def test_a_store_without_tables_says_what_makes_them(tmp_path: Path, use: str) -> None:
+    with pytest.raises(StoreError, match="has no event tables yet: `teei demo` or `teei sync` makes them") as caught:
+        _USES[use](Store(str(tmp_path / "events"), sandbox=True))
+    assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_a_file_in_the_place_of_the_tables_is_one_line(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "events"), sandbox=True)
+    Path(store.uri).touch()
+    with pytest.raises(StoreError, match=store.uri) as caught:
+        store.prepare()
+    assert "\n" not in str(caught.value) and caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_a_file_that_is_torn_is_one_line(store: Store) -> None:
+    put(store, VolunteerEvent, [event(VolunteerEvent, 1)])
+    (path,) = Path(store.uri, "volunteer_events", "company=acme-corp").iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    for use in (
+        store.rows,
+        lambda of: list(store.batches(of, company="acme-corp")),
+        lambda of: list(store.texts(of, "acme-corp")),
+    ):
+        with pytest.raises(StoreError, match=r"cannot be used \(\w+\): `teei doctor`") as caught:
+            use(VolunteerEvent)
+        assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_a_text_that_is_no_utf_8_is_looked_through_all_the_same(store: Store) -> None:
+    log = Path(store.uri, "volunteer_events", "_delta_log", "x.json")
+    log.write_bytes(b"one\xff\ntwo\n")
+    assert {"one\ufffd", "two"} <= set(store.texts(VolunteerEvent, "acme-corp"))
+
+
+def test_files_are_as_large_as_is_said(store: Store) -> None:
+    for contract in RELEASED:
+        said = DeltaTable(f"{store.uri}/{contract.table}").metadata().configuration
+        assert said["delta.targetFileSize"] == str(16 << 20)
+        assert said["delta.deletedFileRetentionDuration"] == "interval 24 hours"
+        assert said["delta.dataSkippingStatsColumns"].split(",") == list(STATISTICS)
 
 
 def test_the_folder_is_its_owners(store: Store) -> None:

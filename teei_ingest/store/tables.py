@@ -151,7 +151,7 @@ class Store:
         """Make the tables that are missing; several processes may do so at once."""
         if self.folder:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.sandbox and self._files().get_file_info(MARKER).type is pafs.FileType.NotFound:
+        if self.sandbox and not self._files().get_file_info(MARKER).is_file:
             with self._files().open_output_stream(MARKER) as file:
                 file.write(b'{"sandbox": true}\n')
         for contract in contracts():
@@ -257,7 +257,7 @@ class Store:
     def bytes_of(self, contract: type[Data]) -> int:
         """Bytes of all files of a table: those of older versions and the log are among them."""
         found = self._files(contract.table).get_file_info(pafs.FileSelector("", recursive=True, allow_not_found=True))
-        return sum(info.size for info in found if info.type is pafs.FileType.File)
+        return sum(info.size for info in found if info.is_file)
 
     def refused(self, error: Exception) -> StoreError | None:
         """What an object store refused of what somebody else reads here, if it was that; an error to raise."""
@@ -498,7 +498,7 @@ class Store:
     @_clearly
     def _paths(self, files: pafs.FileSystem, folder: str) -> list[str]:
         found = files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
-        return [info.path for info in found if info.type is pafs.FileType.File]
+        return [info.path for info in found if info.is_file]
 
     @_clearly
     def _texts_of(self, files: pafs.FileSystem, path: str) -> list[str]:
@@ -553,7 +553,7 @@ class Store:
         # Arrow looks twice, and another process may make the folder in between.
         found = looked(files.get_file_info, everything)
         filled = any(info.base_name != MARKER for info in found)
-        marked = files.get_file_info(MARKER).type is not pafs.FileType.NotFound
+        marked = files.get_file_info(MARKER).is_file
         if marked and not self.sandbox:
             raise StoreError(f"{self.uri} holds the sandbox's events: set TEEI_STORE_URI to another place")
         if filled and self.sandbox and not marked:
@@ -753,8 +753,9 @@ def _texts(column: Any) -> Iterator[str]:
         yield from _texts(column.items)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         yield from _texts(column.flatten())
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        yield from column.drop_null().unique().to_pylist()
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        # What delta-rs writes anew, after a deletion, are views, of which Arrow cannot tell the different ones.
+        yield from column.cast(pa.large_string()).drop_null().unique().to_pylist()
 
 
 def _company_lock(company: str) -> str:
