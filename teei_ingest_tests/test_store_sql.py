@@ -302,6 +302,33 @@ def test_a_table_is_complete_or_shown_by_column() -> None:
     assert "\x1b" not in render(["a"], [["\x1b[31mred\nline"]], "table")
 
 
+def test_a_table_is_as_wide_as_the_terminal_or_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = (render(NAMES, [ROW], "table", width=width) for width in (400, 40))
+    assert wide.splitlines()[0].split() == NAMES and wide != narrow
+    monkeypatch.setenv("COLUMNS", "40")
+    assert render(NAMES, [ROW], "table") == wide, "what is no terminal has no width"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert render(NAMES, [ROW], "table") == narrow
+    assert render(NAMES, [ROW], "table", width=400) == wide
+
+
+def test_letters_are_as_they_are_and_what_json_has_not_is_text_or_nothing() -> None:
+    names, row = ["place", "raw", "odd", "local"], ({"city": "Ås"}, b"\x00\xff", float("nan"), datetime(2024, 1, 15, 9))
+    assert '"Ås"' in render(names, [row], "json")
+    assert json.loads(render(names, [row], "json"))[0] == {
+        "place": {"city": "Ås"},
+        "raw": "00ff",
+        "odd": None,
+        "local": "2024-01-15T09:00:00",
+    }
+    assert list(csv.reader(io.StringIO(render(names, [row], "csv"))))[1] == [
+        '{"city": "Ås"}',
+        "00ff",
+        "",
+        "2024-01-15T09:00:00",
+    ]
+
+
 def test_an_unknown_format_says_which_there_are() -> None:
     with pytest.raises(UsageError, match="table, json, csv"):
         render(NAMES, [], "xml")
