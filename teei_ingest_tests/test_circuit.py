@@ -196,22 +196,22 @@ def test_a_probe_that_was_answered_counts_for_half_a_minute(make: Make, clock: C
 
 @pytest.mark.parametrize(("before", "closes"), [(1, True), (0, False)])
 def test_an_answer_since_it_was_asked_last_closes_it(
-    before: int, closes: bool, make: Make, vendor: tuple[Vendor, Server], clock: Clock, tmp_path: Path
+    before: int, closes: bool, make: Make, vendor: tuple[Vendor, Server], clock: Clock, kept: Kept
 ) -> None:
     script, server = vendor
     script.up = False
     fails(make(server.url))
-    (path,) = (tmp_path / "home" / "quota").glob("*.circuit")
-    state = json.loads(path.read_bytes()) | {"pause": 9999}
-    path.unlink()
+    document = kept.circuit()
+    state = json.loads(document.read() or b"") | {"pause": 9999}
+    document.remove()
     script.up = True
     mine = make(server.url)
     mine.get(PATH, {})
-    path.write_text(json.dumps(state | {"asked": clock.now - before}))  # by another process, meanwhile
+    document.write(json.dumps(state | {"asked": clock.now - before}).encode())  # by another process, meanwhile
     asked = len(server.asked)
     if closes:
         assert mine.get(PATH, {}) == OK.body
-        assert not path.exists()
+        assert document.read() is None
     else:
         fails(mine)
     assert len(server.asked) == asked + closes
