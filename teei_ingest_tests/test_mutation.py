@@ -52,6 +52,10 @@ class One:
                 n + LIMIT[0] for n in range(more)
             ]
         return lambda: 6
+def outer():
+    def inner():
+        return 7
+    return inner
 """
 
 
@@ -96,7 +100,15 @@ def test_those_that_run_a_line_are_asked_and_quick_ones_first() -> None:
     rehearsal = Rehearsal(
         took=9,
         seconds={a: (3, 0), b: (0.1, 0), c: (0.2, 0), d: (0.1, 0)},
-        lines={"x.py": {7: frozenset({AT_IMPORT}), 10: frozenset({a, c}), 12: frozenset({b, d}), 16: frozenset()}},
+        lines={
+            "x.py": {
+                7: frozenset({AT_IMPORT}),
+                10: frozenset({a, c}),
+                12: frozenset({b, d}),
+                16: frozenset(),
+                18: frozenset({c}),
+            }
+        },
     )
 
     def asked(line: int | None, *tests: str) -> list[str]:
@@ -106,5 +118,7 @@ def test_those_that_run_a_line_are_asked_and_quick_ones_first() -> None:
     assert asked(10, *files) == [b, c, a]  # one statement
     assert asked(12, "test_a.py::one") == [a]
     assert asked(16, *files) == []
+    assert asked(19, *files) == [c]  # nobody was seen to run the nested function, but somebody made it
+    assert asked(20, *files) == []
     assert asked(7, *files) == [b, c, a]  # at import: all of them
     assert asked(None, "test_a.py::two") == [b]

@@ -85,8 +85,12 @@ class Rehearsal:
         return mutant.line is None or AT_IMPORT in self._near(mutant, source)
 
     def _near(self, mutant: Mutant, source: str) -> frozenset[str]:
-        lines = self.lines[mutant.file]
-        return frozenset().union(*(lines.get(line, ()) for line in statement(source, mutant.line or 0)))
+        line = mutant.line or 0
+        # A library's own thread may run a nested function, which coverage does not see: whoever makes it is asked then.
+        return self._running(mutant.file, statement(source, line)) or self._running(mutant.file, nested(source, line))
+
+    def _running(self, file: str, lines: range) -> frozenset[str]:
+        return frozenset().union(*(self.lines[file].get(line, ()) for line in lines))
 
     def modules(self) -> list[str]:
         """The modules of the tests."""
@@ -116,6 +120,16 @@ def statement(source: str, line: int) -> range:
             body: list[ast.stmt] = getattr(node, "body", [])
             head = max(begin, body[0].lineno - 1) if body else end
             found = range(begin, head + 1) if line <= head else range(line, line + 1)
+    return found
+
+
+def nested(source: str, line: int) -> range:
+    """The head of the innermost function around a line that is made by another function; empty without one."""
+    found, functions = range(0), (ast.FunctionDef, ast.AsyncFunctionDef)
+    for outer in ast.walk(ast.parse(source)):
+        for inner in ast.walk(outer) if isinstance(outer, functions) else ():
+            if isinstance(inner, functions) and inner is not outer and inner.lineno <= line <= (inner.end_lineno or 0):
+                found = max(found, range(inner.lineno, inner.body[0].lineno), key=lambda lines: lines.start)
     return found
 
 
