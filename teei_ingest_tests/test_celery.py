@@ -17,7 +17,6 @@ from teei_ingest_tests.dagster_parts import all_assets, days, eventually, keys, 
 from teei_ingest_tests.deployed import Run
 from teei_ingest_tests.test_dagster_deployed import sent, stored
 
-pytest.importorskip("dagster_celery", reason="the extra `celery` is not installed")
 pytestmark = [
     pytest.mark.fleet,
     pytest.mark.timeout(900),
@@ -85,6 +84,7 @@ def assert_exact(playing: Playing, over: list[date], companies: tuple[str, ...] 
     assert counts == sent(sandbox, companies, over)
 
 
+@pytest.mark.machine
 def test_redis_is_gone_for_ten_seconds_in_the_middle_of_a_run(playing: Playing) -> None:
     parts, _ = playing
     over = days(FIRST + timedelta(7), 2)
