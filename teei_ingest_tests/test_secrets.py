@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -898,40 +899,42 @@ def test_to_and_fro_with_a_kill_at_every_step(
             rotate_master(new, name)
 
 
+# Rotates, and is killed when one step has been done for the first time.
 _ROTATE = """
-import sys
+import os, pydoc, signal, sys
 from teei_ingest.privacy.rotate import rotate_master
 from teei_ingest.settings import Settings
-settings = Settings.load()
-print("ready", flush=True)
-rotate_master(settings, sys.stdin.readline())
+owner, step = pydoc.locate(sys.argv[1]), sys.argv[2]
+real = getattr(owner, step)
+def last(*given, **more):
+    real(*given, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(owner, step, last)
+rotate_master(Settings.load(), sys.argv[3])
 """
 
 
 @pytest.mark.fleet
 def test_a_rotation_to_the_outside_is_killed_for_real(outside: Callable[[str], Settings]) -> None:
-    settings = outside("here")
-    rings = [KeyRing.open(settings, company).keys("pseudonym") for company in BOTH]
-    for wait in (0.0, 0.01, 0.03, 0.1):
-        process = subprocess.Popen(
-            [sys.executable, "-c", _ROTATE],
-            env=dict(settings.environ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
-        process.stdin.write("transit:teei\n")
-        process.stdin.flush()
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.communicate()
-    rotate_master(settings, "transit:teei")
-    assert opened(outside("transit")) == rings
-    assert AuditLog(outside("transit")).verify().intact
+    """Between two companies, and between the log and the end."""
+    old, new = outside("here"), outside("transit")
+    rings = [KeyRing.open(old, company).keys("pseudonym") for company in BOTH]
+    AuditLog(old).append("something")
+
+    def killed_after_first(owner: str, step: str) -> None:
+        command = [sys.executable, "-c", _ROTATE, owner, step, "transit:teei"]
+        done = subprocess.run(command, env=old.environ, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
+    killed_after_first("teei_ingest.vault.keys", "_write")
+    for settings in (old, new):
+        with pytest.raises(KeyringError, match="needs another master key"):
+            opened(settings)
+    killed_after_first("teei_ingest.privacy.audit_log.AuditLog", "rekey")
+    assert opened(new) == rings
+    rotate_master(old, "transit:teei")
+    assert opened(new) == rings
+    assert AuditLog(new).verify().intact
 
 
 @pytest.mark.fleet
