@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -17,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 import dagster as dg
 import yaml
 from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.instance.ref import InstanceRef
 
 from teei_ingest.defs.partitions import key
 from teei_ingest.streams import all_streams
@@ -181,16 +186,33 @@ def prepare_home(
 
     `more` is what its `dagster.yaml` has beside the project's.
     """
-    (home / "dagster").mkdir(parents=True, mode=0o700)
+    home.mkdir(parents=True, mode=0o700)
     (home / "sandbox.json").write_text(json.dumps({"environment": dict(environ)}))
-    settings = home / "dagster" / "dagster.yaml"
+    dagster_home(home / "dagster", more)
+    with instance_in(home) as instance:
+        instance.add_dynamic_partitions("company", list(companies))
+    return activated() | {"TEEI_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
+
+
+def dagster_home(folder: Path, more: Mapping[str, Any] | None = None) -> Path:
+    """Make a DAGSTER_HOME with the project's `dagster.yaml`, and what `more` has beside it."""
+    shutil.copytree(_empty_databases(), folder)
+    settings = folder / "dagster.yaml"
     if more:
         settings.write_text(yaml.safe_dump(yaml.safe_load((ROOT / "dagster.yaml").read_text()) | dict(more)))
     else:
         settings.symlink_to(ROOT / "dagster.yaml")
-    with instance_in(home) as instance:  # processes that make its databases at the same time spoil them
-        instance.add_dynamic_partitions("company", list(companies))
-    return activated() | {"TEEI_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
+    return folder
+
+
+@cache
+def _empty_databases() -> Path:
+    """Dagster's databases as it makes them, which takes it a second: once in a process, to be copied."""
+    folder = Path(tempfile.mkdtemp(prefix="teei-dagster-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as instance:
+        instance.get_dynamic_partitions("company")
+    return folder
 
 
 def activated() -> dict[str, str]:

@@ -26,7 +26,7 @@ from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.keys import KeyRing, tombstone
 from teei_ingest.webhooks.deliveries import Deliveries, Delivery
-from teei_ingest_tests.dagster_parts import ROOT
+from teei_ingest_tests.dagster_parts import ROOT, dagster_home
 from teei_ingest_tests.extracting import Answer, Ask, serving
 from teei_ingest_tests.running import Home
 
@@ -40,9 +40,7 @@ EVERY_ASSET = {name for stream in all_streams().values() for name in (stream.nam
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """Its evaluations want one that has a reference; nothing is run in it."""
-    folder = tmp_path / "dagster"
-    folder.mkdir()
-    (folder / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
+    folder = dagster_home(tmp_path / "dagster")
     with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as made:
         yield made
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from teei_ingest_tests.dagster_parts import (
     BIN,
     Proxy,
     activated,
+    dagster_home,
     eventually,
     free_port,
     instance_in,
@@ -58,7 +60,7 @@ def place(tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch) -> 
     home.mkdir(mode=0o700)
     point(home, environment(CONFIG, sandbox.url))
     monkeypatch.setenv("TEEI_HOME", str(home))
-    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    monkeypatch.setenv("DAGSTER_HOME", str(dagster_home(home / "dagster")))
     monkeypatch.setenv("TEEI_MAX_RETRIES", "0")
     monkeypatch.chdir(tmp_path)
     return home
@@ -169,14 +171,24 @@ def test_an_interrupted_sync_does_not_count_as_running(teei: Teei, place: Path) 
     assert all(each.is_finished for each in runs(place))
 
 
-def test_doctor_ends_runs_whose_process_is_gone(teei: Teei, place: Path) -> None:
+def test_doctor_ends_runs_whose_process_is_gone(teei: Teei, place: Path, front: Proxy) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def waits(*_: object) -> bool:
+        asked.set()
+        return gone.wait(60)
+
+    point(place, environment(CONFIG, front.url))
     assert teei("companies", "sync")[0] == 0
-    command = [TEEI, *SYNC, "--to", "2024-04-15"]
+    front.refuses = waits
+    command = [TEEI, *SYNC, "--to", "2024-01-15", "--stream", "buddy_matches"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    eventually(lambda: runs(place), "a run")
+    assert asked.wait(60)
+    front.refuses = None
     assert "none is stuck" in teei("doctor")[1]
     process.kill()
     process.wait()
+    gone.set()
     code, out, _ = teei("doctor")
     (found,) = runs(place)
     assert code == 0 and f"their process is gone: {found.run_id[:8]}" in out and "teei doctor --fix" in out

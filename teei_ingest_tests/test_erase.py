@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -28,6 +29,7 @@ from teei_ingest.store import open_store
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.streams import all_streams
 from teei_ingest.vault.keys import KeyRing
+from teei_ingest_tests.conftest import MASTER_KEY
 from teei_ingest_tests.erasing import (
     AT,
     DAY,
@@ -57,13 +59,28 @@ SEVEN = dict.fromkeys({declared.contract.table for name, declared in all_streams
 Make = Callable[..., Home]
 
 
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory, server: Answering) -> Home:
+    """A home with Kari and Ola in its tables, to be copied."""
+    server.answer = lists(people())
+    environ = {"TEEI_MASTER_KEY": MASTER_KEY, **server.environment()}
+    place = Home.create(tmp_path_factory.mktemp("of-two"), {ACME.slug: ACME.id}, environ)
+    sync(place)
+    return place
+
+
 @pytest.fixture
-def make(home: Callable[..., Home], server: Answering) -> Make:
+def make(home: Callable[..., Home], server: Answering, of_two: Home) -> Make:
     """A home in whose tables are these records, or Kari and Ola."""
 
     def made(data: dict[str, list[Record]] | None = None, **privacy: Any) -> Home:
+        is_usual = data is None and not privacy
         data = people() if data is None else data
         server.answer = lists(data)
+        if is_usual:
+            place = home({ACME.slug: ACME.id}, server.environment())
+            shutil.copytree(of_two.settings.home, place.settings.home)
+            return place
         place = home({ACME.slug: ACME.id}, server.environment(), **privacy)
         sync(place, *data)
         return place

@@ -11,7 +11,7 @@ import pytest
 
 from teei_ingest.defs.run import end_stuck_runs, stop_company, stuck_runs
 from teei_ingest.errors import StoreError
-from teei_ingest_tests.dagster_parts import BIN, activated, eventually, instance_in
+from teei_ingest_tests.dagster_parts import BIN, activated, dagster_home, eventually, instance_in
 from teei_ingest_tests.feeding import ACME, Ask, Reply, answering
 from teei_ingest_tests.running import Home
 
@@ -39,8 +39,7 @@ def place(home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     with answering(never) as server:
         made = home({ACME.slug: ACME.id}, server.environment())
-        made.environ["DAGSTER_HOME"] = str(made.settings.dagster_home)
-        made.settings.dagster_home.mkdir(parents=True)
+        made.environ["DAGSTER_HOME"] = str(dagster_home(made.settings.dagster_home))
         for name, value in made.environ.items():
             monkeypatch.setenv(name, value)
         with instance_in(made.settings.home) as opened:

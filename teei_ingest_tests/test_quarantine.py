@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -33,7 +35,7 @@ from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Cursor, PageNumber, Stream
 from teei_ingest.vault.keys import KeyRing
 from teei_ingest_tests.conftest import MASTER_KEY
-from teei_ingest_tests.dagster_parts import check_statuses, instance_in
+from teei_ingest_tests.dagster_parts import check_statuses, dagster_home, instance_in
 from teei_ingest_tests.feeding import ABSENT, ACME, Answering, Record, answering, lists, record
 
 DAY, NEXT = date(2024, 1, 15), date(2024, 1, 16)
@@ -50,6 +52,12 @@ class Place:
     home: Path
     served: Answering
     captured: pytest.CaptureFixture[str]
+    held: ExitStack
+
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        """Opened once: it takes longer than what is asked of it."""
+        return self.held.enter_context(instance_in(self.home))
 
     def teei(self, *arguments: str) -> tuple[int, str, str]:
         code = run(list(arguments))
@@ -78,31 +86,28 @@ class Place:
 
     def metadata(self, asset: str, day: date = DAY) -> dict[str, Any]:
         """Of the last materialization."""
-        import dagster as dg
-
         wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key(ACME.slug, day)])
-        with instance_in(self.home) as instance:
-            one = instance.fetch_materializations(wanted, limit=1).records[0].asset_materialization
-            assert one is not None
-            return {name: value.value for name, value in one.metadata.items()}
+        one = self.instance.fetch_materializations(wanted, limit=1).records[0].asset_materialization
+        assert one is not None
+        return {name: value.value for name, value in one.metadata.items()}
 
     def figures(self, stream: str, day: date = DAY) -> Figures:
         """Of both assets, which say the same and add up."""
-        found = [tuple(self.metadata(asset, day)[name] for name in FIGURES) for asset in (stream, f"{stream}_events")]
+        both = [self.metadata(asset, day) for asset in (stream, f"{stream}_events")]
+        found = [tuple(one[name] for name in FIGURES) for one in both]
         assert found[0] == found[1] and found[0][0] == sum(found[0][1:])
         return found[0]
 
     def checks(self, stream: str, day: date = DAY) -> dict[str, str]:
         partition = key(ACME.slug, day)
-        with instance_in(self.home) as instance:
-            return {
-                check: check_statuses(instance, defs, asset, check, [partition])[partition]
-                for check, asset in (
-                    ("contract", stream),
-                    ("quarantine", stream),
-                    ("no_personal_data", f"{stream}_events"),
-                )
-            }
+        return {
+            check: check_statuses(self.instance, defs, asset, check, [partition])[partition]
+            for check, asset in (
+                ("contract", stream),
+                ("quarantine", stream),
+                ("no_personal_data", f"{stream}_events"),
+            )
+        }
 
     def acts(self) -> list[tuple[str, str, dict[str, str]]]:
         entries = json.loads(self.good("audit", "show", "--json"))
@@ -115,10 +120,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     home.mkdir(mode=0o700)
     companies = tmp_path / "companies.yaml"
     companies.write_text(yaml.safe_dump({"companies": [{"id": ACME.id, "slug": ACME.slug, "name": "Acme"}]}))
-    with answering(lists({})) as served:
+    with answering(lists({})) as served, ExitStack() as held:
         for name, value in {
             "TEEI_HOME": str(home),
-            "DAGSTER_HOME": str(home / "dagster"),
+            "DAGSTER_HOME": str(dagster_home(home / "dagster")),
             "TEEI_COMPANIES": str(companies),
             "TEEI_MASTER_KEY": MASTER_KEY,
             **served.environment(),
@@ -126,7 +131,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.chdir(tmp_path)
-        yield Place(home, served, capsys)
+        yield Place(home, served, capsys, held)
 
 
 def slip(stream: Stream) -> tuple[str, Stream]:
@@ -165,12 +170,12 @@ def five(stream: str) -> list[Record]:
     return [record(stream, f"{stream}-{n}", at(n)) for n in (1, 2)] + lacking + [nameless]
 
 
-# One for each way of paging; all with the long tests.
+# One for each way of paging.
 SOME = [next(s.name for s in all_streams().values() if isinstance(s.paging, kind)) for kind in (Cursor, PageNumber)]
 
 
 @pytest.mark.parametrize(
-    "names", [SOME, pytest.param(list(all_streams()), marks=pytest.mark.long)], ids=["some", "all"]
+    "names", [SOME, pytest.param(list(all_streams()), marks=pytest.mark.machine)], ids=["some", "all"]
 )
 def test_what_a_mended_mapping_accepts_comes_in_and_nothing_is_fetched(place: Place, names: list[str]) -> None:
     place.served.answer = lists({name: five(name) for name in names})

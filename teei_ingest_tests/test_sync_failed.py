@@ -18,6 +18,7 @@ from teei_ingest_tests.dagster_parts import (
     GraphQL,
     Proxy,
     activated,
+    dagster_home,
     eventually,
     free_port,
     instance_in,
@@ -44,7 +45,7 @@ def place(tmp_path: Path, front: Proxy, monkeypatch: pytest.MonkeyPatch) -> Path
     home.mkdir(mode=0o700)
     (home / SANDBOX_FILE).write_text(json.dumps({"environment": environment(CONFIG, front.url)}))
     monkeypatch.setenv("TEEI_HOME", str(home))
-    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    monkeypatch.setenv("DAGSTER_HOME", str(dagster_home(home / "dagster")))
     monkeypatch.setenv("TEEI_MAX_RETRIES", "0")
     monkeypatch.chdir(tmp_path)
     front.refuses = None

@@ -177,7 +177,7 @@ def vanish(typed: Typed, *streams: str, left: int = 1) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "names", [SOME, pytest.param(list(all_streams()), marks=pytest.mark.long)], ids=["some", "all"]
+    "names", [SOME, pytest.param(list(all_streams()), marks=pytest.mark.machine)], ids=["some", "all"]
 )
 def test_what_is_carried_is_listed_and_dropped_and_the_figures_stay_true(typed: Typed, names: list[str]) -> None:
     gone = vanish(typed, *names)
