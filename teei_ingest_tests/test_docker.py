@@ -361,15 +361,15 @@ def in_snake_case(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.fleet
 def test_the_launcher_of_kubernetes_takes_its_settings() -> None:
-    launchers = pytest.importorskip("dagster_k8s")
+    import dagster_k8s as launchers
     from dagster._config import process_config
+    from kubernetes import client
 
     chart_s = {"dagster_home": VALUES["global"]["dagsterHome"], "instance_config_map": "teei-dagster-instance"}
     chart_s |= {"postgres_password_secret": "dagster-postgresql-secret", "service_account_name": "teei-dagster"}
     given = in_snake_case(LAUNCHER) | chart_s
     found = process_config(launchers.K8sRunLauncher.config_type(), given)
     assert found.success, found.errors
-    client = pytest.importorskip("kubernetes").client
     models = {"pod_spec_config": client.V1PodSpec, "job_spec_config": client.V1JobSpec}
     for name, model in models.items():
         assert launchers.models.k8s_snake_case_dict(model, given["run_k8s_config"][name])
@@ -379,8 +379,8 @@ def test_the_launcher_of_kubernetes_takes_its_settings() -> None:
 
 @pytest.mark.fleet
 def test_kubernetes_takes_what_the_chart_does_not_make() -> None:
-    client = pytest.importorskip("kubernetes").client
     from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
+    from kubernetes import client
 
     for manifest in MANIFESTS:
         model = getattr(client, f"V1{manifest['kind']}")

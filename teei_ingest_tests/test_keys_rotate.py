@@ -222,6 +222,7 @@ def killed(place: Filled, seconds: float) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_a_reader_is_undisturbed_by_rotations_that_are_killed(place: Filled) -> None:
     joins, others = place.joins(), place.rows(1)
     reader = place.process(_READ, JOINS)

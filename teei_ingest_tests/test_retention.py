@@ -52,7 +52,8 @@ def place(home: Callable[..., Home], server: Answering) -> Home:
 
 def sqlite_instance(place: Home) -> dg.DagsterInstance:
     """The instance of the place's home, as another process would open it."""
-    return dg.DagsterInstance.from_config(str(dagster_home(place.settings.dagster_home)))
+    folder = place.settings.dagster_home
+    return dg.DagsterInstance.from_config(str(folder if folder.exists() else dagster_home(folder)))
 
 
 @pytest.fixture
