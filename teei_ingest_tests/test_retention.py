@@ -21,7 +21,7 @@ from teei_ingest.privacy.retention import keep, rules
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.tables import Store
-from teei_ingest_tests.dagster_parts import check_statuses, dagster_home, keys, statuses
+from teei_ingest_tests.dagster_parts import check_statuses, keys, statuses
 from teei_ingest_tests.feeding import ACME, Answering, Ask, Reply, answering, contract_of, page, record, stored, worker
 from teei_ingest_tests.running import Home, failures
 
@@ -53,7 +53,9 @@ def place(home: Callable[..., Home], server: Answering) -> Home:
 def sqlite_instance(place: Home) -> dg.DagsterInstance:
     """The instance of the place's home, as another process would open it."""
     folder = place.settings.dagster_home
-    return dg.DagsterInstance.from_config(str(folder if folder.exists() else dagster_home(folder)))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dagster.yaml").touch()
+    return dg.DagsterInstance.from_config(str(folder))
 
 
 @pytest.fixture
