@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from teei_ingest.errors import SourceDown
+from teei_ingest.extract import ahead as ahead_module
 from teei_ingest.extract.ahead import Ahead
 from teei_ingest.extract.caller import Cancelled
 from teei_ingest.extract.http import Source
@@ -80,13 +81,17 @@ def test_streams_may_be_consumed_in_turns() -> None:
         assert [(a.records[0][1], b.records[0][1]) for a, b in together] == [(n, n) for n in range(20)]
 
 
-def test_room_is_bounded_by_bytes() -> None:
+@pytest.mark.parametrize(("room", "kept"), [(5 * SIZE, 5), (5 * SIZE - 1, 4)])
+def test_room_is_bounded_by_bytes_and_free_again_once_a_page_is_taken(room: int, kept: int) -> None:
     pages = Pages(1000)
-    with Ahead({"a": pages}, room=5 * SIZE) as ahead:
-        until(lambda: pages.made >= 6)
+    with Ahead({"a": pages}, room=room) as ahead:
+        until(lambda: pages.made > kept)
         time.sleep(0.05)  # for pages too many to be made, if they were
-        assert pages.made == 6
-        assert numbers(ahead.pages("a")) == list(range(1000))
+        assert pages.made == kept + 1
+        found = ahead.pages("a")
+        assert next(found).records[0][1] == 0
+        until(lambda: pages.made > kept + 1)
+        assert numbers(found) == list(range(1, 1000))
 
 
 def test_a_page_larger_than_the_room_passes() -> None:
@@ -152,6 +157,25 @@ def test_a_cancelled_stream_tells_who_still_waits_for_it() -> None:
         with pytest.raises(Cancelled):
             next(ahead.pages("a"))
         stuck.set()
+
+
+def test_nobody_waits_to_the_end_for_who_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead_module, "_FAREWELL_S", 0.05)
+    stuck = threading.Event()
+
+    def begin(cancel: threading.Event) -> Iterator[FakePage]:
+        assert stuck.wait(20), "the end came only with the reading's"
+        yield page(1)
+
+    with Ahead({"a": begin, "b": begin}):
+        threads = [one for one in threading.enumerate() if one.name in ("read a", "read b")]
+    try:
+        assert len(threads) == 2
+        assert all(one.is_alive() and one.daemon for one in threads), "a process could not end before them"
+    finally:
+        stuck.set()
+        for one in threads:
+            one.join(20)
 
 
 def test_close_wakes_who_sleeps_for_a_source(tmp_path: Path) -> None:

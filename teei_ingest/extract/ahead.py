@@ -76,7 +76,6 @@ class _Lane(Generic[P]):
         self._cancelled.set()
         with self._changed:
             self._waiting.clear()
-            self._bytes = 0
             self._changed.notify_all()
 
     def pages(self) -> Iterator[P]:
