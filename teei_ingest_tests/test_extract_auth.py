@@ -11,6 +11,8 @@ import pytest
 from teei_ingest.errors import BadCredentials, NotAllowed, SourceDown, SourceMisbehaves
 from teei_ingest.extract.caller import Caller, Cancelled
 from teei_ingest.extract.http import Source
+from teei_ingest.systems.base import ApiKey
+from teei_ingest.vault.credentials import SystemCredentials
 from teei_ingest_tests.extracting import SYSTEMS, Answer, Ask, Clock, Server, credentials, serving, settings
 
 PATH = "/api/v2/donations"
@@ -161,6 +163,56 @@ def test_a_token_reply_is_not_believed_blindly(
     assert [ask.method for ask in server.asked] == ["POST"]
     assert str(raised.value).startswith("benevity/benevity_donations acme-corp: ")
     assert "the-secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("changed", [{}, {"client_id": "newer"}, {"client_secret": "newer"}])
+def test_a_client_that_is_refused_is_read_anew_and_asks_once_more(tmp_path: Path, changed: dict[str, str]) -> None:
+    def script(ask: Ask) -> Answer:
+        if ask.method == "POST":
+            known = "newer" in (ask.form["client_id"][0], ask.form["client_secret"][0])
+            return Answer.of({"access_token": "a", "expires_in": 3600}) if known else Answer(401)
+        return Answer.of({"records": []})
+
+    with serving(script) as server:
+        given, read = credentials("benevity", server.url), []
+
+        def again() -> SystemCredentials:
+            read.append(1)
+            return credentials("benevity", server.url, **changed)
+
+        source = Source(SYSTEMS["benevity"], given, settings(tmp_path), again=again)
+        if changed:
+            for _ in range(2):
+                source.get(PATH, {})
+        else:
+            with pytest.raises(BadCredentials):
+                source.get(PATH, {})
+    assert [ask.method for ask in server.asked] == ["POST", *(["POST", "GET", "GET"] if changed else [])]
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("newer", ["the-key", "newer"])
+def test_a_key_that_is_refused_is_read_anew_and_asks_once_more(tmp_path: Path, newer: str) -> None:
+    system = next(one for one in SYSTEMS.values() if isinstance(one.auth, ApiKey))
+    assert isinstance(system.auth, ApiKey)
+    header, prefix = system.auth.header.lower(), system.auth.prefix
+
+    def script(ask: Ask) -> Answer:
+        return Answer.of({"records": []}) if ask.headers[header] == f"{prefix}newer" else Answer(401)
+
+    with serving(script) as server:
+        given = credentials(system.name, server.url)
+        source = Source(
+            system, given, settings(tmp_path), again=lambda: credentials(system.name, server.url, api_key=newer)
+        )
+        if newer == "newer":
+            for _ in range(2):
+                source.get(PATH, {})
+        else:
+            with pytest.raises(BadCredentials):
+                source.get(PATH, {})
+    sent = [ask.headers[header] for ask in server.asked]
+    assert sent == [f"{prefix}the-key", *([f"{prefix}newer"] * 2 if newer == "newer" else [])]
 
 
 def test_a_token_request_is_tried_again_but_not_by_two_at_once(

@@ -6,7 +6,8 @@ import json
 import random
 import stat
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Literal
 
 import dagster as dg
@@ -22,7 +23,7 @@ from teei_ingest.privacy.retention import keep
 from teei_ingest.privacy.rotate import rotate_company
 from teei_ingest.privacy.shred import shred
 from teei_ingest.store import open_store
-from teei_ingest.store.presence import Presence
+from teei_ingest.store.presence import GONE, READ, SCHEMAS, Presence, no_tables
 from teei_ingest_tests.erasing import KARI, WORKDAY, company_of
 from teei_ingest_tests.feeding import ACME, Answer, Answering, Ask, Record, Reply, lists, page, worker
 from teei_ingest_tests.feeding import record as of
@@ -202,9 +203,42 @@ def test_only_ids_of_events_are_kept_and_for_nobody_else_to_read(place: Home, se
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
     stored = {row["event_id"] for row in place.sql("SELECT event_id FROM directory_entries WHERE job_level = 'b'")}
     assert set(json.loads(paths[0].read_text())) == stored == noted(place)
-    paths[1].write_text("[")
-    with pytest.raises(StoreError, match="is damaged: remove it, the next reading of the whole directory"):
-        Presence(place.settings.home).read_at(ACME.slug, STREAM)
+
+
+def test_tables_have_all_companies_directories_that_were_read(tmp_path: Path) -> None:
+    files, first, later = Presence(tmp_path), datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 2, 2, tzinfo=UTC)
+    schemas = {name: table.schema for name, table in files.tables().items()}
+    assert schemas == SCHEMAS == {name: table.schema for name, table in no_tables().items()}
+    assert files.read_at(ACME.slug, STREAM) is None
+    east = timezone(timedelta(hours=9))
+    files.note(ACME.slug, STREAM, {DAYS[0]: ["a", "b"], DAYS[1]: ["c"]}, first.astimezone(east))
+    files.note(GLOBEX.slug, STREAM, {}, first)
+    files.note(GLOBEX.slug, "another", {DAYS[0]: ["a"]}, first)
+    files.note(ACME.slug, STREAM, {DAYS[0]: ["b"], DAYS[2]: ["d"]}, later.astimezone(east))
+    assert files.ids(ACME.slug, STREAM, DAYS[0]) == {"b": first} and files.ids(ACME.slug, STREAM, DAYS[1]) == {}
+    read_at = files.read_at(ACME.slug, STREAM)
+    assert read_at == later and read_at.utcoffset() == timedelta(0)
+    assert files.read_at(GLOBEX.slug, STREAM) == first
+    rows = {name: [tuple(row.values()) for row in table.to_pylist()] for name, table in files.tables().items()}
+    assert rows == {
+        READ: [(ACME.slug, STREAM), (GLOBEX.slug, "another"), (GLOBEX.slug, STREAM)],
+        GONE: [(ACME.slug, STREAM, "b"), (ACME.slug, STREAM, "d"), (GLOBEX.slug, "another", "a")],
+    }
+
+
+@pytest.mark.parametrize("damage", ["[", "7", "{}", '{"read_at": 7}', '{"read_at": "soon"}'])
+def test_when_a_directory_was_read_is_damaged_or_no_file(tmp_path: Path, damage: str) -> None:
+    files = Presence(tmp_path)
+    files.note(ACME.slug, STREAM, {}, datetime(2024, 2, 1, tzinfo=UTC))
+    path = files.folder(ACME.slug) / f"{STREAM}.json"
+    path.write_text(damage)
+    with pytest.raises(StoreError, match="is damaged: remove it, the next reading of the whole directory") as caught:
+        files.read_at(ACME.slug, STREAM)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match="who is gone from a directory cannot be told: Is a directory"):
+        files.read_at(ACME.slug, STREAM)
 
 
 def test_a_rotation_of_keys_changes_nothing(place: Home, server: Answering) -> None:

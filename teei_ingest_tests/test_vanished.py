@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ import pytest
 from teei_ingest.companies import load_companies
 from teei_ingest.defs import requeue
 from teei_ingest.defs import vanished as dropping
+from teei_ingest.errors import StoreError
 from teei_ingest.privacy.erase import erase
 from teei_ingest.privacy.identity import parse_identity
 from teei_ingest.privacy.retention import keep
 from teei_ingest.privacy.shred import shred
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
+from teei_ingest.store.presence import Presence
 from teei_ingest.store.tables import Store
 from teei_ingest.store.vanished import Vanished
 from teei_ingest.streams import all_streams
@@ -153,6 +156,62 @@ def test_retention_and_the_end_of_a_company_take_ids_along(place: Home, server: 
     assert files.days(ACME.slug, STREAM) == [DAYS[2]]
     shred(place.settings, company_of(place), stop=lambda: 0, forget=lambda: True)
     assert not files.folder(ACME.slug).exists()
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Vanished, Presence])
+def test_days_that_are_said_are_replaced_and_no_other(kind: type[Vanished], tmp_path: Path) -> None:
+    files, other = kind(tmp_path), kind(tmp_path / "other")
+    east = timezone(timedelta(hours=9))
+    first, later = datetime(2024, 2, 1, 3, tzinfo=east), datetime(2024, 2, 2, tzinfo=UTC)
+    files.replace("acme", "one", DAYS, {DAYS[0]: ["a", "b"], DAYS[1]: ["c"]}, first)
+    files.replace("acme", "two", DAYS[:1], {DAYS[0]: ["a"], DAYS[2]: ["x"]}, first)
+    files.replace("globex", "one", DAYS, {DAYS[1]: ["a"]}, first)
+    assert files.days("acme", "one") == DAYS[:2] and files.days("acme", "two") == DAYS[:1], "as was said"
+    assert files.streams("acme") == ["one", "two"]
+    files.replace("acme", "one", DAYS[:1], {DAYS[0]: ["b", "d"]}, later)
+    found = files.ids("acme", "one", DAYS[0])
+    assert found == {"b": first, "d": later} and {moment.utcoffset() for moment in found.values()} == {timedelta(0)}
+    path = files.folder("acme") / "one" / f"{DAYS[0]}.json"
+    written = path.stat().st_ino, path.read_bytes()
+    files.replace("acme", "one", DAYS[:1], {DAYS[0]: ["b", "d"]}, later + timedelta(1))
+    assert (path.stat().st_ino, path.read_bytes()) == written, "nothing has changed"
+    files.replace("acme", "one", DAYS[:1], {}, later)
+    assert files.days("acme", "one") == DAYS[1:2] and files.ids("acme", "one", DAYS[0]) == {}
+    assert other.days("acme", "one") == other.streams("acme") == []
+
+    files.forget("acme", ["a", "nobody"])
+    assert files.streams("acme") == ["one"] and files.days("globex", "one") == DAYS[1:2]
+    files.forget_before(DAYS[1])
+    assert files.days("acme", "one") == files.days("globex", "one") == DAYS[1:2]
+    files.forget_before(DAYS[2])
+    assert files.streams("acme") == files.streams("globex") == []
+    files.replace("acme", "one", DAYS, {DAYS[0]: ["a"]}, first)
+    files.forget_company("acme")
+    assert not files.folder("acme").exists() and files.folder("globex").exists()
+    files.forget_company("acme")
+
+
+@pytest.mark.parametrize("kind", [Vanished, Presence])
+@pytest.mark.parametrize("damage", ["", "[", "7", "[1]", "\udcff"])
+def test_what_is_damaged_or_no_file_is_one_line(kind: type[Vanished], tmp_path: Path, damage: str) -> None:
+    files = kind(tmp_path)
+    files.replace("acme", "one", DAYS, {DAYS[0]: ["a"]}, NOW)
+    path = files.folder("acme") / "one" / f"{DAYS[0]}.json"
+    path.write_text(damage, errors="surrogateescape")
+    with pytest.raises(StoreError, match=f"damaged: remove it, {files.remedy}") as caught:
+        files.ids("acme", "one", DAYS[0])
+    assert str(path) in str(caught.value) and caught.value.__cause__ is caught.value.__context__ is None
+    path.unlink()
+    path.mkdir()
+    for use in (
+        lambda: files.ids("acme", "one", DAYS[0]),
+        lambda: files.replace("acme", "one", DAYS, {DAYS[0]: ["b"]}, NOW),
+    ):
+        with pytest.raises(StoreError, match="Is a directory"):
+            use()
 
 
 # --- `teei vanished` ----------------------------------------------------------------------------------------------
