@@ -8,12 +8,14 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from teei_ingest.cli.app import run
+from teei_ingest.errors import StoreError
 from teei_ingest.mapping.drift import NOT_KEPT, READ, UNKNOWN, Profile, Shape
 from teei_ingest.mapping.plan import plan
 from teei_ingest.pipeline import collect
@@ -435,6 +437,48 @@ def test_what_cannot_be_kept_fails_no_day(place: Home, caplog: pytest.LogCapture
         place.environ |= server.environment()
         assert not worker(place, stream).both([day(1)]).bad
     assert f"{path} is damaged: remove it, and the next run begins anew" in caplog.text
+
+
+def test_what_is_damaged_is_one_line(seen: Seen) -> None:
+    seen([PLAIN] * 3, 0)
+    path = seen.drift.folder(ACME.slug) / f"{seen.stream}.json"
+    whole = json.loads(path.read_text())
+    for damage in ("", "7", "[]", "{}", json.dumps(whole | {"until": None}), json.dumps(whole | {"until": "soon"})):
+        path.write_text(damage)
+        for use in (lambda: seen.drift.get(ACME.slug, seen.stream), lambda: seen([PLAIN], 1)):
+            with pytest.raises(StoreError, match="is damaged: remove it, and the next run begins anew") as caught:
+                use()
+            assert str(path) in str(caught.value) and caught.value.__cause__ is caught.value.__context__ is None
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match=f"{path}: Is a directory"):
+        seen.drift.get(ACME.slug, seen.stream)
+
+
+def test_changes_are_there_until_they_are_accepted(seen: Seen) -> None:
+    accept = partial(seen.drift.accept, ACME.slug, seen.stream)
+    accept()
+    assert seen.drift.get(ACME.slug, seen.stream) is None, "there is nothing to accept"
+    seen([PLAIN] * 60, 0)
+    (added,) = seen([{"shoeSize": 43}] * 60, 1)
+    seen([{"shoeSize": "43", "zeal": 1}] * 60, 2)
+    found = seen.drift.get(ACME.slug, seen.stream)
+    assert found is not None and found.until == day(2)
+    every = found.all(seen.shape)
+    assert [one.field for one in every] == sorted(found.fields)
+    changed = {one.field: (one.change, one.type, one.title, one.noticed) for one in every if one.change}
+    assert changed == {
+        "shoeSize": (CHANGED, "integer → string", "shoeSize", str(day(3))),
+        "zeal": (ADDED, "integer", "zeal", str(day(3))),
+    }
+    assert (added.status, added.types, added.before, added.share, added.fields) == (UNKNOWN, ("integer",), (), 1.0, 1)
+    accept()
+    found = seen.drift.get(ACME.slug, seen.stream)
+    assert found is not None and found.changes == () and not any(one.change for one in found.all(seen.shape))
+    file = seen.drift.folder(ACME.slug) / f"{seen.stream}.json"
+    before = file.stat().st_ino
+    accept()
+    assert file.stat().st_ino == before, "nothing has changed"
 
 
 # --- where it is shown -----------------------------------------------------------------------------------------------

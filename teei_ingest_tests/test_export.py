@@ -37,9 +37,10 @@ from teei_ingest.contracts import (
 )
 from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
+from teei_ingest.errors import UsageError
 from teei_ingest.redact.text import MARK
 from teei_ingest.settings import SANDBOX_FILE, Settings, project_root
-from teei_ingest.store import open_store
+from teei_ingest.store import export, open_store
 from teei_ingest.store.released import breaking, json_schema
 from teei_ingest.store.sql import connect, define_views, query, render
 from teei_ingest.store.tables import Store, contracts
@@ -141,6 +142,48 @@ def test_companies_views_and_days_limit_what_is_written(full: Store, teei: Teei)
     code, out, _ = teei("export", "later", "--view", "hours_by_cost_center", "--from", "2024-02-01")
     assert (code, "0" in out.split()) == (0, True)
     assert read(Path("later/hours_by_cost_center.parquet")).fetchall() == []
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_many_rows_are_written_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(export, "ROW_GROUP", 2)
+    rows = [event(VolunteerEvent, n, activity_name=f"={n}") for n in range(5)]
+    put(store, VolunteerEvent, [*rows, event(VolunteerEvent, 7, company=GLOBEX), event(VolunteerEvent, 8, company="x")])
+    days = (rows[0]["day"], rows[0]["day"])
+    names = ["sroi_v1", "people", "volunteer_events"]
+    made = export.export_views(store, Path("out"), form, names, companies=[ACME, GLOBEX], days=days)
+    assert [one.view for one in made] == ["volunteer_events", "people", "sroi_v1"], "each after what it needs"
+    escaped = 5 if form == "csv" else 0
+    assert (made[0].rows, made[0].escaped, made[0].limited, made[1].limited) == (6, escaped, True, False)
+    assert made[0].path == Path("out").resolve() / f"volunteer_events.{form}"
+    found = duckdb.connect().execute(f"SELECT event_id FROM 'out/volunteer_events.{form}'").fetchall()
+    assert sorted(found) == [(f"e{n}",) for n in (0, 1, 2, 3, 4, 7)]
+    for count, more in ((1, ""), (3, " and 2 more")):
+        with pytest.raises(UsageError, match=rf"\.{form}{more}: there already"):
+            export.export_views(store, Path("out"), form, names[:count], companies=[ACME])
+
+
+def test_a_companys_folder_is_its_own_and_empty(tmp_path: Path) -> None:
+    (tmp_path / ACME).mkdir(mode=0o755)
+    for slug in (ACME, GLOBEX):
+        assert export.folder_for(slug, tmp_path) == tmp_path / slug
+        assert stat.S_IMODE((tmp_path / slug).stat().st_mode) == 0o700
+    (tmp_path / ACME / "file").touch()
+    with pytest.raises(UsageError, match="holds files already: name another folder"):
+        export.folder_for(ACME, tmp_path)
+    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
+        export.folder_for(GLOBEX, tmp_path / ACME / "file")
+
+
+def test_a_companys_tables_are_files(full: Store, tmp_path: Path) -> None:
+    """Those that are there are replaced."""
+    (tmp_path / "donation_events.parquet").write_text("old")
+    assert export.export(full, ACME, tmp_path) == {contract.table: 3 for contract in RELEASED}
+    for contract in RELEASED:
+        found = pq.read_table(tmp_path / f"{contract.table}.parquet")
+        assert found.schema.equals(arrow_schema(contract))
+        assert sorted(found["event_id"].to_pylist()) == ["e1", "e3", "e4"]
+        assert set(found["company"].to_pylist()) == {ACME}
 
 
 def test_a_text_that_a_spreadsheet_would_compute_is_none(store: Store, teei: Teei) -> None:

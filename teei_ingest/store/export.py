@@ -248,15 +248,10 @@ class _Sink(io.RawIOBase):
 
     def __init__(self, write: Write) -> None:
         self._write = write
-        self._at = 0
 
     def writable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._at
-
     def write(self, data: pa.Buffer) -> int:
         self._write(bytes(data))
-        self._at += len(data)
         return len(data)
