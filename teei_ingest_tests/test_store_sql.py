@@ -17,7 +17,7 @@ from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import StoreError, UsageError
 from teei_ingest.store.sql import connect, query, render
-from teei_ingest.store.tables import Store
+from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.views import views
 from teei_ingest_tests.test_store_tables import at, event, put, store
 
@@ -49,6 +49,30 @@ def test_every_view_is_described_and_can_be_read_while_empty(store: Store) -> No
             assert connection.execute(f"SELECT * FROM {name}").fetchall() == []
     assert {row["name"] for row in ask(store, "SHOW TABLES")} == set(views())
     assert ask(store, "DESCRIBE people")[0]["column_name"] == "company"
+
+
+@pytest.mark.parametrize(
+    "named", ["{0}{1}", '{schema}."{0}{1}"', "query_table('{0}{1}')", "query('FROM {0}' || '{1}')"]
+)
+def test_a_question_reads_what_it_names_and_nothing_else(store: Store, named: str) -> None:
+    for contract in contracts():
+        put(store, contract, [event(contract, 1)])
+    with connect(store) as connection:
+        for view, made in views().items():
+            everything = connection.execute(f"SELECT * FROM {view}").fetchall()
+            place = named.format(view[:3].upper(), view[3:], schema="temp" if made.sql else "main")
+            found = query(store, f"SELECT * FROM {place}")[1]
+            assert sorted(found, key=repr) == sorted(everything, key=repr), view
+            assert everything or view in ("impact_by_org_unit", "org_hierarchy"), view
+
+
+def test_a_table_that_is_damaged_does_not_keep_others_from_being_asked(store: Store) -> None:
+    put(store, VolunteerEvent, [event(VolunteerEvent, 1)])
+    for path in Path(store.uri, DonationEvent.table, "_delta_log").iterdir():
+        path.write_text("torn")
+    assert len(ask(store, "SELECT * FROM current_volunteer_events")) == 1
+    with pytest.raises(StoreError, match="cannot be used"):
+        ask(store, "SELECT * FROM volunteer_events, people")
 
 
 def test_current_is_the_newest_version_of_a_record_in_its_stream_and_company(store: Store) -> None:
@@ -226,7 +250,7 @@ def test_what_cannot_be_asked_is_one_line(store: Store, sql: str, says: str) -> 
 
 def test_a_store_without_tables_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="teei demo"):
-        query(Store(str(tmp_path / "events"), sandbox=True), "SELECT 1")
+        query(Store(str(tmp_path / "events"), sandbox=True), "SELECT * FROM volunteer_events")
 
 
 def test_filters_reach_the_files(store: Store) -> None:

@@ -121,7 +121,7 @@ def export_views(
             if path.is_dir():
                 raise UsageError(f"{path} is a folder: name another folder")
         try:
-            with store.reading(), connect(store, spill=begun) as connection:
+            with store.reading(), connect(store, " ".join(path.stem for path in paths), spill=begun) as connection:
                 made = [_view(store, connection, path, begun / path.name, companies, days) for path in paths]
             with os_errors(_failure(folder)):
                 for path in paths:

@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from teei_ingest.contracts.base import Data
+from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import UsageError
 from teei_ingest.store.presence import BESIDE
 from teei_ingest.store.tables import Store, contracts
@@ -33,9 +35,12 @@ FORMATS = ("table", "json", "csv")
 MEMORY = "1GB"
 
 
-def connect(store: Store, *, spill: Path | None = None, memory: str = MEMORY) -> duckdb.DuckDBPyConnection:
+def connect(
+    store: Store, asked: str | None = None, *, spill: Path | None = None, memory: str = MEMORY
+) -> duckdb.DuckDBPyConnection:
     """All views over the current version of the tables; instants in UTC. Raises StoreError.
 
+    Where only `asked` will be asked, tables that it does not name are empty: to open one is to read its whole log.
     `spill` is the folder for what does not fit into `memory`; without it such a query fails.
     """
     connection = duckdb.connect(
@@ -48,12 +53,26 @@ def connect(store: Store, *, spill: Path | None = None, memory: str = MEMORY) ->
         }
     )
     connection.execute("SET TimeZone = 'UTC'")
-    for name, dataset in store.datasets(contracts()).items():
+    read = contracts() if asked is None else _read_by(asked)
+    for contract in contracts():
+        if contract not in read:
+            connection.register(contract.table, arrow_schema(contract).empty_table())
+    for name, dataset in store.datasets(read).items():
         connection.register(name, dataset)
     define_views(connection, store.presence())
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _read_by(asked: str) -> tuple[type[Data], ...]:
+    """The contracts whose tables some SQL may read: those that it names, or that a view does which it names."""
+    text = asked.casefold()
+    if "query" in text:  # DuckDB's functions of that name put a table's name together
+        return contracts()
+    while more := [view.sql for name, view in views().items() if view.sql and name in text and view.sql not in text]:
+        text += "\n".join(more)
+    return tuple(contract for contract in contracts() if contract.table in text)
 
 
 def define_views(connection: duckdb.DuckDBPyConnection, beside: Mapping[str, pa.Table]) -> None:
@@ -73,7 +92,7 @@ def define_views(connection: duckdb.DuckDBPyConnection, beside: Mapping[str, pa.
 
 def query(store: Store, sql: str, *, spill: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """(column names, all rows) of one SELECT, WITH, DESCRIBE or SHOW. Raises UsageError in one line, StoreError."""
-    with store.reading(), connect(store, spill=spill) as connection:
+    with store.reading(), connect(store, sql, spill=spill) as connection:
         try:
             statements = connection.extract_statements(sql)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
