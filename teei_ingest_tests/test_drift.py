@@ -386,6 +386,25 @@ def test_when_a_type_changes(seen: Seen, before: Any, now: Any, noticed: str) ->
     assert seen.said(now, 2) == [], "once"
 
 
+@pytest.mark.parametrize(
+    ("now", "types"), [(92.5, ("number",)), ("92", ("integer", "string")), (None, ("integer",)), (7, ("integer",))]
+)
+def test_few_values_add_types_and_take_none_away(seen: Seen, now: Any, types: tuple[str, ...]) -> None:
+    seen([{"final_score": 92}] * 60, 0)
+    seen([{"final_score": now}] * 49, 1)
+    assert seen.field("final_score").types == types
+    seen([{"final_score": now}] * 50, 2)
+    assert seen.field("final_score").types == (types[-1:] if now is not None else types)
+
+
+def test_a_share_is_of_the_last_five_hundred_records(seen: Seen) -> None:
+    for number in range(2):
+        seen([GRADE] * 251, number)
+    assert (seen.field("grade").share, seen.field("grade").records) == (1.0, 500)
+    seen([GRADE] * 125 + [NO_GRADE] * 375, 2)
+    assert seen.field("grade").share == 0.625
+
+
 def test_a_type_that_comes_back_is_new_again(seen: Seen) -> None:
     numbers, texts = [{"final_score": 92}] * 60, [{"final_score": "92"}] * 60
     assert [seen.said(now, number) for number, now in enumerate((numbers, texts, numbers, texts))] == [

@@ -312,6 +312,79 @@ def test_a_list_that_moves_or_lies_is_found_out(
     assert type(raised.value) is error
 
 
+BEGAN = datetime(2024, 1, 15, 10, tzinfo=UTC)  # by the clock of these tests
+BEFORE, THEN, AFTER = ((BEGAN + timedelta(seconds=n)).isoformat().replace("+00:00", "Z") for n in (-1, 0, 1))
+OLD, NEWER = ["a", BEFORE], ["a", AFTER]
+
+
+def meanwhile(lists: Sequence[list[Any]], changes: Callable[[int], Answer]) -> Callable[[Ask], Answer | None]:
+    """The pages of the list, and what a page of what changed since the reading began answers."""
+
+    def script(ask: Ask) -> Answer:
+        number = int(ask.query["page"])
+        if asks_for_changes(ask.query):
+            return changes(number)
+        return Answer.of({"records": lists[number - 1], "hasMore": number < len(lists)})
+
+    return with_token(script)
+
+
+@pytest.mark.parametrize(
+    ("pages", "changed", "outcome"),
+    [
+        ([[OLD], [["b", BEFORE]]], [], []),
+        ([[OLD], [["b", BEFORE]]], [OLD], []),  # as it was read
+        ([[OLD], [["b", BEFORE]]], [["c", AFTER]], ["c"]),  # new
+        ([[OLD], [["b", BEFORE]]], [["c", AFTER], OLD], ["c", "a"]),  # with the rest of its page
+        ([[OLD], [["b", BEFORE]]], [NEWER], None),  # it left its place
+        ([[OLD], [["b", BEFORE]]], [["a", "soon"]], None),
+        ([[OLD], [["b", BEFORE], NEWER]], [NEWER], None),  # and was read where it went
+        ([[OLD], [["b", BEFORE], ["a", THEN]]], [["a", THEN]], None),
+        ([[["a", START.isoformat()]], [OLD]], [OLD], []),  # two versions since ever
+        ([[OLD], [["a", "soon"]]], [["a", "soon"]], []),
+        ([[OLD]], [["c", AFTER]], []),  # one page is of one moment
+    ],
+)
+def test_what_changed_while_a_list_was_read(
+    begin: Begin, pages: list[list[Any]], changed: list[Any], outcome: list[str] | None
+) -> None:
+    script = meanwhile(pages, lambda _: Answer.of({"records": changed, "hasMore": False}))
+    with serving(script) as server:
+        reading = begin(server, BENEVITY)
+        if outcome is None:
+            with pytest.raises(PagesMoved, match="a record changed while its list was read"):
+                ids(reading)
+        else:
+            assert ids(reading)[sum(map(len, pages)) :] == outcome
+    if len(pages) > 1:
+        assert asked(server)[-1] == {
+            **asked(server)[0],
+            "since": "2024-01-15T09:55:00Z",
+            "until": "2024-01-16T10:00:00Z",
+        }
+
+
+@pytest.mark.parametrize(("more", "found"), [(timedelta(0), []), (timedelta(microseconds=1), ["c"])])
+def test_what_is_new_is_of_no_day_that_ended_before(begin: Begin, more: timedelta, found: list[str]) -> None:
+    script = meanwhile([[OLD], [["b", BEFORE]]], lambda _: Answer.of({"records": [["c", AFTER]], "hasMore": False}))
+    with serving(script) as server:
+        assert ids(begin(server, BENEVITY, end=BEGAN + more)) == ["a", "b", *found]
+
+
+def test_of_what_changed_a_few_pages_are_read(begin: Begin) -> None:
+    def changes(number: int) -> Answer:
+        return Answer.of({"records": [[f"c{number}", AFTER]], "hasMore": True})
+
+    with serving(meanwhile([[OLD], [["b", BEFORE]]], changes)) as server:
+        assert ids(begin(server, BENEVITY)) == ["a", "b", "c1", "c2", "c3"]
+
+
+@pytest.mark.parametrize("answer", [Answer(404), Answer.of({"records": []})])
+def test_who_cannot_say_what_changed_is_believed(begin: Begin, answer: Answer) -> None:
+    with serving(meanwhile([[OLD], [["b", BEFORE]]], lambda _: answer)) as server:
+        assert ids(begin(server, BENEVITY)) == ["a", "b"]
+
+
 def test_errors_of_source_and_decoder_come_through(begin: Begin) -> None:
     with serving(lambda ask: Answer(403)) as server, pytest.raises(NotAllowed):
         ids(begin(server, KINTELL))

@@ -7,6 +7,7 @@ import io
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from teei_ingest.contracts import RELEASED, DirectoryEntry, DonationEvent, Enrol
 from teei_ingest.contracts.base import Data
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.errors import StoreError, UsageError
+from teei_ingest.store import sql as sql_module
 from teei_ingest.store.sql import connect, query, render
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.store.views import views
@@ -270,6 +272,13 @@ def test_a_query_beyond_its_memory_spills_where_it_may(store: Store, tmp_path: P
     sql = "SELECT count(*) FROM (SELECT DISTINCT hash(i) h, hash(i + 1) k FROM range(3000000) t(i))"
     with connect(store, memory="50MB", spill=tmp_path / "spill") as connection:
         assert connection.execute(sql).fetchall() == [(3_000_000,)]
+
+
+def test_what_cannot_be_remembered_says_what_to_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_module, "connect", partial(connect, memory="20MB"))
+    with pytest.raises(UsageError, match="more memory than it may use: filter by company, stream or day") as caught:
+        query(store, "SELECT count(*) FROM (SELECT DISTINCT hash(i) h, hash(i + 1) k FROM range(3000000) t(i))")
+    assert caught.value.__cause__ is caught.value.__context__ is None
 
 
 NAMES = ["amount", "when", "day", "location", "tags", "metrics", "name", "flag", "nothing"]
