@@ -195,7 +195,7 @@ def test_days_that_are_said_are_replaced_and_no_other(kind: type[Vanished], tmp_
 
 
 @pytest.mark.parametrize("kind", [Vanished, Presence])
-@pytest.mark.parametrize("damage", ["", "[", "7", "[1]", "\udcff"])
+@pytest.mark.parametrize("damage", ["", "[", "7", "[1]", "\udcff", '{"a": 7}', '{"a": "soon"}'])
 def test_what_is_damaged_or_no_file_is_one_line(kind: type[Vanished], tmp_path: Path, damage: str) -> None:
     files = kind(tmp_path)
     files.replace("acme", "one", DAYS, {DAYS[0]: ["a"]}, NOW)

@@ -84,7 +84,10 @@ class Vanished:
         path = self._path(company, stream, day)
         with os_errors(_failure):
             try:
-                return dict(json.loads(path.read_bytes()))
+                found: _Ids = dict(json.loads(path.read_bytes()))
+                for at in found.values():
+                    datetime.fromisoformat(at)
+                return found
             except FileNotFoundError:
                 return {}
             except (ValueError, TypeError):
