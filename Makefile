@@ -44,7 +44,7 @@ test: setup ## the tests that every change runs
 	@$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not fleet and not machine'
 
 test-all: test $(FLEET) ## and the long ones: daemons, browsers, engines; what CI runs
-	@$(BIN)/pytest -n 2 --dist loadfile -m 'long or fleet'
+	@$(BIN)/pytest -n 2 --dist loadfile -m '(long or fleet) and not machine'
 
 test-machine: setup ## what wants the machine for itself: full disks, signals, kills, a misbehaving sandbox
 	@$(BIN)/pytest -m machine

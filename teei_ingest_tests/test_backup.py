@@ -198,6 +198,7 @@ def test_the_page_brings_a_deployment_back(place: Deployment) -> None:
     assert sealed.name.startswith(ACME.slug)
 
 
+@pytest.mark.parametrize("place", [SQLITE, pytest.param(POSTGRES, marks=pytest.mark.machine)], indirect=True)
 def test_tables_alone_and_the_database_alone(place: Deployment) -> None:
     days = [date(2024, 1, 15), date(2024, 1, 16)]
     place.sync(ACME.slug, days[0], days[0])

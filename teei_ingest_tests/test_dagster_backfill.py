@@ -26,7 +26,7 @@ from teei_ingest_tests.deployed import Deployment, deployed
 
 pytestmark = pytest.mark.long
 
-CONFIG = SandboxConfig()
+CONFIG = SandboxConfig(records=4)
 COMPANIES = list(CONFIG.companies)
 
 STATS = """query($keys: [AssetKeyInput!]) { assetNodes(assetKeys: $keys) { assetKey { path }
@@ -54,13 +54,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.mark.timeout(600)
 def test_backfill_of_all_assets(place: Place) -> None:
     deployment = place.deployment
-    over = days(date(2024, 1, 15), 10)
+    over = days(date(2024, 1, 15), 4)
     wanted = [each for company in COMPANIES for each in keys(company, over)]
-    (bad,) = keys("globex-inc", [over[3]])
+    (bad,) = keys("globex-inc", [over[1]])
     failing = ("benevity_volunteers", "benevity_volunteers_events")
     tenant = environment(CONFIG, "")["BENEVITY_GLOBEX_INC_TENANT_ID"]
 
-    place.source.refuses = window_with(over[3], "/volunteer-activities", tenant)
+    place.source.refuses = window_with(over[1], "/volunteer-activities", tenant)
     backfill = deployment.backfill(wanted)
     assert deployment.ended(backfill) == "COMPLETED_FAILED"
     place.source.refuses = None

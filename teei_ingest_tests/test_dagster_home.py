@@ -67,7 +67,7 @@ for number in json.loads(sys.argv[2]):
 """
 
 
-NUMBERS = range(2, 200, 8)
+NUMBERS = range(2, 200, 24)
 
 
 @pytest.mark.long

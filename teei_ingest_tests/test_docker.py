@@ -525,7 +525,7 @@ def test_each_part_is_killed_in_the_middle_of_a_backfill_which_is_exact(playing:
 @pytest.mark.fleet
 @pytest.mark.timeout(900)
 def test_postgres_is_gone_for_ten_seconds_in_the_middle_of_a_run(playing: Playing) -> None:
-    over = days(FIRST + timedelta(7), 2)
+    over = days(FIRST + timedelta(7), 1)
     parts, _ = playing
     deployment = parts.deployment
 
