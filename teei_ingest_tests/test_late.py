@@ -240,7 +240,7 @@ def lived(records: Sequence[Record], stream: str, rng: Random, gone: dict[str, R
 
 
 @pytest.mark.parametrize(
-    "stream", [pytest.param(name, marks=() if name in STREAMS else pytest.mark.long) for name in all_streams()]
+    "stream", [pytest.param(name, marks=() if name in STREAMS else pytest.mark.machine) for name in all_streams()]
 )
 def test_windows_that_are_read_again_hold_what_the_oracle_says(stream: str, home: Callable[..., Home]) -> None:
     rng, gone = Random(stream), dict[str, Record]()
