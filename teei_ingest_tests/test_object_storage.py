@@ -380,24 +380,26 @@ def test_refused_from_the_middle_on(folder: Place, place: Place, s3: S3) -> None
     assert place.rows() == folder.rows(*FEW)
 
 
-@pytest.mark.parametrize(
-    ("question", "way", "said"),
-    [
-        (("sql", "SELECT * FROM volunteer_events"), "expired", "have expired: renew them"),
-        (("export", "there"), "skewed", "whose clock is wrong"),
-    ],
-    ids=["sql", "export"],
-)
-def test_a_question_that_is_refused_in_the_middle(
-    place: Place, s3: S3, question: tuple[str, ...], way: str, said: str
-) -> None:
+def test_a_clock_that_is_wrong_is_told_from_credentials_that_are(place: Place, s3: S3) -> None:
+    options, uri = storage_options(place.settings), place.settings.store_uri
+    Store(uri, sandbox=False, storage_options=options).prepare()
+    with front(s3.url, lambda request: "skewed" if request.commits else "pass") as through:
+        store = Store(uri, sandbox=False, storage_options=options | {"AWS_ENDPOINT_URL": through.url})
+        with pytest.raises(StoreError, match="whose clock is wrong"):
+            store.replace(
+                VolunteerEvent, "one", "acme-corp", [FIRST], reader(VolunteerEvent, [event(VolunteerEvent, 1)])
+            )
+
+
+@pytest.mark.parametrize("question", [("sql", "SELECT * FROM volunteer_events"), ("export", "there")])
+def test_a_question_that_is_refused_in_the_middle(place: Place, s3: S3, question: tuple[str, ...]) -> None:
     store = open_store(place.settings)
     rows = [event(VolunteerEvent, n) for n in range(3)]
     store.replace(VolunteerEvent, "one", "acme-corp", [FIRST], reader(VolunteerEvent, rows))
-    with front(s3.url, lambda request: way if request.path.endswith(".parquet") else "pass") as through:
+    with front(s3.url, lambda request: "expired" if request.path.endswith(".parquet") else "pass") as through:
         code, out, err = place.teei(*question, AWS_ENDPOINT_URL=through.url)
     assert (code, out, err.count("\n")) == (5, "", 1), err
-    assert said in err
+    assert "have expired: renew them" in err
     place.good(*question)
 
 
