@@ -25,7 +25,7 @@ from teei_ingest_tests.gateways import ACME, Calling, gateway, token
 pytestmark = pytest.mark.long
 
 CONFIG = SandboxConfig(records=4)
-FIRST = datetime.now(UTC).date() - timedelta(6)  # of all days, so that a call without `since` is short
+FIRST = datetime.now(UTC).date() - timedelta(2)  # of all days, so that a call without `since` is short
 SINGLE = """{"success": true, "summary": {"volunteers": 42, "donations": 0}, "metadata": {"totalRecords": 42,
 "recordsProcessed": 42, "recordsFailed": 0, "lastSyncTimestamp": "2024-11-17T12:00:00Z"}, "errors": []}"""
 DIRECTORY = SINGLE.replace('"volunteers": 42, "donations": 0', '"directoryEntries": 150')
