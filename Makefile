@@ -41,7 +41,7 @@ dev: setup ## the sandbox and the Dagster UI together; Ctrl-C ends both
 	@$(BIN)/teei dev
 
 test: setup ## the tests that every change runs
-	@$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not fleet and not machine'
+	@$(BIN)/pytest -n 3 --dist loadfile -m 'not long and not fleet and not machine'
 
 test-all: test $(FLEET) ## and the long ones: daemons, browsers, engines; what CI runs
 	@$(BIN)/pytest -n 2 --dist loadfile -m '(long or fleet) and not machine'
