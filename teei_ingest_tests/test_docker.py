@@ -248,21 +248,21 @@ def needed(requirements: Iterable[str]) -> set[str]:
     return {name for name, _ in found}
 
 
-def test_the_image_has_what_the_extras_need_in_locked_versions_and_no_developer_s_tool() -> None:
+@pytest.mark.parametrize("more", [False, pytest.param(True, marks=pytest.mark.fleet)])
+def test_the_image_has_what_the_extras_need_in_locked_versions_and_no_developer_s_tool(more: bool) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     text = (DOCKER / "Dockerfile").read_text()
     chosen = dict(rest.split("=") for name, rest in dockerfile() if name == "ARG")["EXTRAS"].split(",")
-    more = re.findall(r"More: (.*)\.", text)[0].split(", ")
+    chosen += re.findall(r"More: (.*)\.", text)[0].split(", ") if more else []
     locks = [(ROOT / name).read_text() for name in re.findall(r"--constraint (\S+)", text)]
     locked = set(names(line for lock in locks for line in lock.splitlines()))
 
-    for taken in (chosen, chosen + more):
-        asked = [*project["dependencies"], *(one for extra in taken for one in extras[extra])]
-        found = needed(asked)
-        assert found <= locked, "pip would choose a version by itself"
-        assert found.isdisjoint(names(extras["dev"]) - names(asked) - {"teei-ingest"})
-        assert {"fastapi", "faker", "hvac", "boto3", "psycopg2-binary", "dagster-webserver"} <= found
+    asked = [*project["dependencies"], *(one for extra in chosen for one in extras[extra])]
+    found = needed(asked)
+    assert found <= locked, "pip would choose a version by itself"
+    assert found.isdisjoint(names(extras["dev"]) - names(asked) - {"teei-ingest"})
+    assert {"fastapi", "faker", "hvac", "boto3", "psycopg2-binary", "dagster-webserver"} <= found
     assert not re.search(r"https?://|--index|--find", "".join(locks) + text)
 
 
