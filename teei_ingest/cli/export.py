@@ -61,8 +61,7 @@ def export(
 
     settings = Settings.load()
     days = in_order(day_of(first) if first else None, day_of(last) if last else None)
-    known = load_companies(settings) if company else None
-    slugs = [known.get(slug).slug for slug in company or () if known]
+    slugs = [one.slug for one in map(load_companies(settings).get, company)] if company else []
     with err().status(f"writing to {escape(str(folder))}"):
         written = export_views(
             open_store(settings), folder, format.value, view or (), companies=slugs, days=days, overwrite=overwrite

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any
 
 import dagster as dg
@@ -11,15 +12,22 @@ import dagster as dg
 from teei_ingest import streams
 from teei_ingest.contracts.base import VERSION, Leaf, leaves
 from teei_ingest.contracts.stored import arrow_schema
+from teei_ingest.defs.partitions import are_in
 from teei_ingest.settings import Settings
 from teei_ingest.streams.base import Stream
 from teei_ingest.systems import all_systems
 
 OWNER = "team:csr-data"
+Results = Iterator[dg.MaterializeResult[Any]]
 
 
-def unpartitioned(name: str, group: str, description: str, kinds: set[str], deps: Sequence[str] = ()) -> Any:
-    """Decorates what materializes an asset of no partition, and nothing in a run over partitions."""
+def unpartitioned(
+    name: str, group: str, description: str, kinds: set[str], deps: Sequence[str] = ()
+) -> Callable[[Callable[..., Results]], dg.AssetsDefinition]:
+    """Decorates what materializes an asset of no partition.
+
+    It is not called in a run over partitions, which somebody has who selected all assets.
+    """
     spec = dg.AssetSpec(
         name,
         deps=list(deps),
@@ -30,7 +38,17 @@ def unpartitioned(name: str, group: str, description: str, kinds: set[str], deps
         description=description,
     )
     # A selection of everything with a range of partitions is allowed only if each asset has this.
-    return dg.multi_asset(specs=[spec], name=f"make_{name}", backfill_policy=dg.BackfillPolicy.single_run())
+    made = dg.multi_asset(specs=[spec], name=f"make_{name}", backfill_policy=dg.BackfillPolicy.single_run())
+
+    def decorated(make: Callable[..., Results]) -> dg.AssetsDefinition:
+        @wraps(make)
+        def unless_over_partitions(context: dg.AssetExecutionContext, **resources: Any) -> Results:
+            if not are_in(context.run.tags):
+                yield from make(context, **resources)
+
+        return made(unless_over_partitions)
+
+    return decorated
 
 
 def _described(leaf: Leaf) -> str:

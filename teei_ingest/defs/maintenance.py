@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.event_log import SqlEventLogStorage
 
-from teei_ingest.defs import partitions
 from teei_ingest.defs.catalog import unpartitioned
 from teei_ingest.defs.resources import SettingsResource, StoreResource
 from teei_ingest.metrics.sizes import BESIDE, COMPANY, TABLE, WHAT, Measured, Thing, by_kind, files_in, report
@@ -41,19 +40,17 @@ def database_bytes(instance: dg.DagsterInstance, home: Path) -> int:
 def tidied_tables(
     context: dg.AssetExecutionContext, settings: SettingsResource, store: StoreResource
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Nothing happens in a run over partitions, which somebody has who selected all assets."""
-    if not partitions.are_in(context.run.tags):
-        hours = settings.settings.vacuum_retention_h
-        done = {contract.table: store.store.tidy(contract, hours) for contract in contracts()}
-        shown = ([name, one.compacted, one.removed] for name, one in done.items())
-        yield dg.MaterializeResult(
-            TIDIED,
-            metadata={
-                "files_put_together": sum(one.compacted for one in done.values()),
-                "files_removed": sum(one.removed for one in done.values()),
-                "tables": _table(["table", "put together", "removed"], shown),
-            },
-        )
+    hours = settings.settings.vacuum_retention_h
+    done = {contract.table: store.store.tidy(contract, hours) for contract in contracts()}
+    shown = ([name, one.compacted, one.removed] for name, one in done.items())
+    yield dg.MaterializeResult(
+        TIDIED,
+        metadata={
+            "files_put_together": sum(one.compacted for one in done.values()),
+            "files_removed": sum(one.removed for one in done.values()),
+            "tables": _table(["table", "put together", "removed"], shown),
+        },
+    )
 
 
 @unpartitioned(
@@ -66,11 +63,9 @@ def tidied_tables(
 def size_report(
     context: dg.AssetExecutionContext, settings: SettingsResource, store: StoreResource
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Nothing happens in a run over partitions, which somebody has who selected all assets."""
-    if not partitions.are_in(context.run.tags):
-        known = settings.settings
-        found = report(known, store.store, database_bytes(context.instance, known.dagster_home))
-        yield dg.MaterializeResult(SIZES, metadata=_metadata(found))
+    known = settings.settings
+    found = report(known, store.store, database_bytes(context.instance, known.dagster_home))
+    yield dg.MaterializeResult(SIZES, metadata=_metadata(found))
 
 
 def _metadata(found: dict[Thing, Measured]) -> dict[str, Any]:

@@ -87,9 +87,8 @@ class EventLog(PostgresEventLogStorage):
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """All or none. An asset is told of its last event alone, which is what would be left of all of them."""
-        events = [
-            one for one in events if not one.get_dagster_event().is_asset_failed_to_materialize
-        ]  # as Dagster does
+        # Of these Dagster, too, keeps nothing.
+        events = [one for one in events if not one.get_dagster_event().is_asset_failed_to_materialize]
         rows = [self._event_to_row(event) for event in events]
         if not rows:
             return

@@ -6,7 +6,6 @@ from typing import Any
 import dagster as dg
 
 from teei_ingest.contracts.base import is_directory
-from teei_ingest.defs import partitions
 from teei_ingest.defs.assets import harmless
 from teei_ingest.defs.catalog import unpartitioned
 from teei_ingest.defs.resources import IngestResource, SettingsResource
@@ -30,9 +29,6 @@ NAME = "directory_presence"
 def presence(
     context: dg.AssetExecutionContext, settings: SettingsResource, ingest: IngestResource
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Nothing happens in a run over partitions, which somebody has who selected all assets."""
-    if partitions.are_in(context.run.tags):
-        return
     found: dict[tuple[str, str], Present] = {}
     failed: dict[tuple[str, str], TeeiError] = {}
     for company in settings.companies:

@@ -23,7 +23,6 @@ from dagster._core.storage.event_log.schema import (
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import RunsTable
 
-from teei_ingest.defs import partitions
 from teei_ingest.defs.catalog import unpartitioned
 from teei_ingest.defs.resources import SettingsResource, StoreResource
 from teei_ingest.privacy import retention as rules
@@ -158,10 +157,8 @@ def _remove_shard(storage: SqlEventLogStorage, run_id: str) -> None:
 def retention(
     context: dg.AssetExecutionContext, settings: SettingsResource, store: StoreResource
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Nothing happens in a run over partitions, which somebody has who selected all assets."""
-    if not partitions.are_in(context.run.tags):
-        counts = keep(context.instance, settings.settings, store.store, datetime.now(UTC))
-        yield dg.MaterializeResult(NAME, metadata=counts)
+    counts = keep(context.instance, settings.settings, store.store, datetime.now(UTC))
+    yield dg.MaterializeResult(NAME, metadata=counts)
 
 
 job = dg.define_asset_job(NAME, selection=dg.AssetSelection.assets(NAME), description="Keeps the rules of retention.")

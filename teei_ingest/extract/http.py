@@ -141,7 +141,7 @@ class Source:
             if isinstance(system.auth, ApiKey)
             else BearerToken(system.auth, credentials, self._post_form, self._clock, self._credentials_now)
         )
-        # No session, which would take proxies, passwords and certificates from the environment.
+        # No session: it takes proxies, passwords and certificates from the environment, and reads a redirect's body.
         self._adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
         proxy = settings.proxy.get_secret_value() if settings.proxy else None
         self._send_options: dict[str, Any] = {
@@ -368,6 +368,7 @@ class Source:
             if self._answered > down.asked:
                 self._circuit.close()
                 return
+            # On the clock that those have who share the circuit.
             typed_at = self._typed_at and self._now() - (self._clock() - self._typed_at)
             if self._circuit.may_ask(2 * _PROBE_TIMEOUT_S, typed_at):
                 problem = self._probe(caller)

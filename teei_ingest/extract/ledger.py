@@ -11,9 +11,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -27,6 +28,7 @@ from teei_ingest.vault.files import private_folder
 if TYPE_CHECKING:
     from teei_ingest.vault.postgres import Row
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Whoever waits looks again at least so often, and counts as dead when it is so late; one that is not keeps its place.
@@ -116,63 +118,60 @@ def _living(now: int) -> tuple[int, int]:
     return now - _LATE_MS, now + LOOK_AGAIN_MS
 
 
+def _usable(method: Callable[Concatenate[InFile, P], T]) -> Callable[Concatenate[InFile, P], T]:
+    """Turn what SQLite and the system refuse into a SettingsError that has no cause."""
+
+    @wraps(method)
+    def used(self: InFile, *args: P.args, **kwargs: P.kwargs) -> T:
+        with suppress(OSError, sqlite3.Error):
+            return method(self, *args, **kwargs)
+        raise SettingsError(
+            f"{self.path} cannot be used; make TEEI_HOME writable and give it room, or remove this file"
+        )
+
+    return used
+
+
 class InFile:
     """A SQLite file of pyrate-limiter's, locked by a file beside it."""
 
     def __init__(self, path: Path, rates: list[Rate], clock: Clock) -> None:
         self.now = clock
-        self._path = path
+        self.path = path
         self._rates = rates
         self._lock = threading.Lock()
         self._bucket: SQLiteBucket | None = None
 
+    @_usable
     def open(self) -> None:
-        try:
-            private_folder(self._path.parent)
-            for path in (self._path, Path(f"{self._path}.lock")):
-                path.touch(mode=0o600)
-            self._bucket = SQLiteBucket.init_from_file(
-                self._rates, _BUCKET, db_path=str(self._path), use_file_lock=True
-            )
-            with cast(FileLock, self._bucket.lock).acquire(poll_interval=_POLL_S), self._bucket.conn as connection:
-                connection.execute(_QUEUE)
-            return
-        except (OSError, sqlite3.Error):
-            pass
-        raise self._unusable()
+        private_folder(self.path.parent)
+        for path in (self.path, Path(f"{self.path}.lock")):
+            path.touch(mode=0o600)
+        self._bucket = SQLiteBucket.init_from_file(self._rates, _BUCKET, db_path=str(self.path), use_file_lock=True)
+        with cast(FileLock, self._bucket.lock).acquire(poll_interval=_POLL_S), self._bucket.conn as connection:
+            connection.execute(_QUEUE)
 
+    @_usable
     def alone(self, work: Callable[[Entries], T]) -> T:
         bucket = self._bucket
         if bucket is None or bucket.conn is None:
-            raise self._unusable()
-        try:
-            with self._lock, cast(FileLock, bucket.lock).acquire(poll_interval=_POLL_S), bucket.conn as connection:
-                return work(_Rows(bucket, connection))
-        except (OSError, sqlite3.Error):
-            pass
-        raise self._unusable()
+            raise sqlite3.ProgrammingError  # as SQLite says of what is closed
+        with self._lock, cast(FileLock, bucket.lock).acquire(poll_interval=_POLL_S), bucket.conn as connection:
+            return work(_Rows(bucket, connection))
 
+    @_usable
     def standing(self, interval: int) -> tuple[int, int]:
         now = int(self.now() * 1000)
-        try:
-            with closing(sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=1)) as connection:
-                taken = f"SELECT count(*) FROM '{_BUCKET}' WHERE item_timestamp > ?"
-                (used,) = connection.execute(taken, (now - interval,)).fetchone()
-                (waiting,) = connection.execute(_COUNT_LIVING, _living(now)).fetchone()
-            return used, waiting
-        except (OSError, sqlite3.Error):
-            pass
-        raise self._unusable()
+        with closing(sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True, timeout=1)) as connection:
+            taken = f"SELECT count(*) FROM '{_BUCKET}' WHERE item_timestamp > ?"
+            (used,) = connection.execute(taken, (now - interval,)).fetchone()
+            (waiting,) = connection.execute(_COUNT_LIVING, _living(now)).fetchone()
+        return used, waiting
 
     def close(self) -> None:
         if self._bucket:
             with self._lock:
                 self._bucket.close()
-
-    def _unusable(self) -> SettingsError:
-        return SettingsError(
-            f"{self._path} cannot be used; make TEEI_HOME writable and give it room, or remove this file"
-        )
 
 
 class _Rows:
