@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
@@ -75,6 +77,16 @@ def test_a_table_that_is_damaged_does_not_keep_others_from_being_asked(store: St
     assert len(ask(store, "SELECT * FROM current_volunteer_events")) == 1
     with pytest.raises(StoreError, match="cannot be used"):
         ask(store, "SELECT * FROM volunteer_events, people")
+
+
+def test_a_long_question_shows_no_progress_where_its_answer_goes(store: Store) -> None:
+    """DuckDB takes a program without a file for somebody at a prompt."""
+    script = (
+        "import sys; from teei_ingest.store.sql import query; from teei_ingest.store.tables import Store;"
+        "print(query(Store(sys.argv[1], sandbox=True), \"SELECT current_setting('enable_progress_bar')\")[1])"
+    )
+    told = subprocess.run([sys.executable, "-c", script, store.uri], capture_output=True, text=True, check=True)
+    assert told.stdout == "[(False,)]\n"
 
 
 def test_current_is_the_newest_version_of_a_record_in_its_stream_and_company(store: Store) -> None:

@@ -53,6 +53,7 @@ def connect(
         }
     )
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
     read = contracts() if asked is None else _read_by(asked)
     for contract in contracts():
         if contract not in read:
