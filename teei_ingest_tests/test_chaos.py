@@ -77,10 +77,9 @@ def play(broken: str = "", **options: int) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("seed", "cases"), [(2, 28), pytest.param(1, 301, marks=pytest.mark.machine)])
-def test_cases_are_right(seed: int, cases: int) -> None:
-    code, output = play(seed=seed, cases=cases)
-    assert f"\ncases {cases}, lost 0, doubled 0, invented 0, wrongly failed 0, leaked 0" in output, output
+def test_three_hundred_cases_are_right() -> None:
+    code, output = play(seed=1, cases=300)
+    assert "\ncases 300, lost 0, doubled 0, invented 0, wrongly failed 0, leaked 0" in output, output
     assert code == 0
 
 

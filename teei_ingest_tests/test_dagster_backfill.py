@@ -54,13 +54,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.mark.timeout(600)
 def test_backfill_of_all_assets(place: Place) -> None:
     deployment = place.deployment
-    over = days(date(2024, 1, 15), 4)
+    over = days(date(2024, 1, 15), 10)
     wanted = [each for company in COMPANIES for each in keys(company, over)]
-    (bad,) = keys("globex-inc", [over[1]])
+    (bad,) = keys("globex-inc", [over[3]])
     failing = ("benevity_volunteers", "benevity_volunteers_events")
     tenant = environment(CONFIG, "")["BENEVITY_GLOBEX_INC_TENANT_ID"]
 
-    place.source.refuses = window_with(over[1], "/volunteer-activities", tenant)
+    place.source.refuses = window_with(over[3], "/volunteer-activities", tenant)
     backfill = deployment.backfill(wanted)
     assert deployment.ended(backfill) == "COMPLETED_FAILED"
     place.source.refuses = None

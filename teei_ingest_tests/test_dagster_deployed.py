@@ -74,7 +74,7 @@ def has_runs(deployment: Deployment, backfill: str, least: int) -> bool:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("storage", [pytest.param("sqlite", marks=pytest.mark.machine), "postgres"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_what_the_daemon_does_by_itself(tmp_path: Path, storage: str) -> None:
     one, other = "acme-corp", "globex-inc"
     alone, announced, broken = "goodera_volunteers", "benevity_donations", "kintell_sessions"

@@ -577,7 +577,7 @@ def test_a_burst_is_fetched_by_few_runs(tmp_path: Path) -> None:
             for slug in wanted:
                 for stream in streams:
                     url = found.url(all_streams()[stream].system)
-                    assert sandbox.webhooks(url, stream, slug, 100, at_once=32, **window) == {"202": 100}
+                    assert sandbox.webhooks(url, stream, slug, 250, at_once=32, **window) == {"202": 250}
             daemon = [str(BIN / "dagster-daemon"), "run", "-w", "workspace.yaml"]
             with process(daemon, tmp_path / "daemon.log", env=env), instance_in(home) as instance:
                 eventually(lambda: not any(one.waiting for one in Deliveries(found.settings).figures()), "handled", 200)
@@ -587,7 +587,7 @@ def test_a_burst_is_fetched_by_few_runs(tmp_path: Path) -> None:
                         at = statuses(instance, build(env), f"{stream}_events", partitions)
                         assert set(at.values()) == {"MATERIALIZED"}, slug
                 assert len(instance.get_runs()) == len(wanted)
-    assert sum(found.kept().values()) == 400
+    assert sum(found.kept().values()) == 1000
 
 
 # --- what goes -------------------------------------------------------------------------------------------------------
