@@ -20,7 +20,6 @@ from teei_ingest_tests.test_dagster_deployed import sent, stored
 pytestmark = [
     pytest.mark.fleet,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not shutil.which("redis-server"), reason="no `redis-server`: Debian has a package of that name"),
 ]
 
 FIRST = date(2024, 1, 15)
@@ -32,6 +31,7 @@ Playing = tuple[Composed, Running]
 @pytest.fixture(scope="module")
 def playing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playing]:
     """All that takes part in runs, and the sandbox, which has no bad records."""
+    assert shutil.which("redis-server"), "there is no `redis-server`: Debian has a package of that name"
     with composed(tmp_path_factory.mktemp("container"), WITH_CELERY) as parts:
         made = parts.begin("sandbox-home")
         assert parts.begin("migrate").wait(120) == 0

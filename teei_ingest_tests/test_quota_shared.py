@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -11,6 +9,7 @@ import pytest
 
 from teei_ingest_tests.extracting import Answer, Ask, serving
 from teei_ingest_tests.keeping import Kept
+from teei_ingest_tests.together import ready, tell
 
 # Its clock steps, an hour with every look. Where there is a Postgres, each is a machine of its own.
 WORKER = """
@@ -70,34 +69,16 @@ def test_processes_and_companies_share_a_key_in_turn_and_another_key_is_its_own(
         return Answer(429 if sum(now - moment <= seconds for moment, _ in arrived[key]) > requests else 200)
 
     with serving(script) as server:
-        common = [sys.executable, "-c", WORKER, server.url, str(kept.home), kept.url, str(requests), str(seconds)]
-        workers = {
-            worker: subprocess.Popen(
-                [*common, *worker],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for worker in WORKERS
-        }
-        try:
-            for process in workers.values():
-                assert process.stdout and process.stdout.readline() == "ready\n"
+        common = (server.url, kept.home, kept.url, requests, seconds)
+        with ready(WORKER, [(*common, *worker) for worker in WORKERS]) as processes:
             begun = time.monotonic()
             used_up[0] = begun + WINDOWS * seconds
-            for process in workers.values():
-                assert process.stdin
-                process.stdin.write(f"{used_up[0] + 0.1 * seconds + 2 * PAUSE_S}\n")
-                process.stdin.flush()
+            tell(processes, used_up[0] + 0.1 * seconds + 2 * PAUSE_S)
             died = begun + (WINDOWS - 1) * seconds
             time.sleep(died - time.monotonic())  # what one that is killed had taken comes back with time
-            workers[WORKERS[2]].kill()
-            told = {worker[2]: process.communicate(timeout=300)[1] for worker, process in workers.items()}
-        finally:
-            for process in workers.values():
-                process.kill()
-    assert set(told.values()) == {""}  # an error of a source: a 429
+            processes[2].kill()
+            told = [process.communicate(timeout=300)[1] for process in processes]
+    assert set(told) == {""}  # an error of a source: a 429
 
     for key, seen in arrived.items():
         moments = sorted(moment for moment, _ in seen)

@@ -25,6 +25,7 @@ from teei_ingest.vault.postgres import TABLE, Postgres, Row
 from teei_ingest_tests.dagster_parts import eventually
 from teei_ingest_tests.extracting import SYSTEMS, Answer, Ask, Server, credentials, serving, settings
 from teei_ingest_tests.keeping import Kept, gone, hanging, rows
+from teei_ingest_tests.together import ready, tell
 
 pytestmark = pytest.mark.fleet
 
@@ -66,38 +67,10 @@ def machines(
     server: Server, folder: Path, url: str, clocks_off: list[int], requests: int, pause: float = 1
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """As many as there are clocks, once they are ready; none may say an error."""
-    made = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                MACHINE,
-                server.url,
-                str(folder / str(off)),
-                url,
-                str(off),
-                str(requests),
-                str(pause),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for off in clocks_off
-    ]
-    try:
-        for one in made:
-            assert one.stdout and one.stdout.readline() == "ready\n"
-        for one in made:
-            assert one.stdin
-            one.stdin.write("\n")
-            one.stdin.flush()
+    with ready(MACHINE, [(server.url, folder / str(off), url, off, requests, pause) for off in clocks_off]) as made:
+        tell(made, "")
         yield made
         assert [one.communicate(timeout=120)[1] for one in made] == [""] * len(made)
-    finally:
-        for one in made:
-            one.kill()
 
 
 @pytest.mark.parametrize("away", [gone, hanging])

@@ -4,8 +4,6 @@ import base64
 import json
 import pickle
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -29,6 +27,7 @@ from teei_ingest.vault.keys import (
     versions,
 )
 from teei_ingest.vault.wrapping import LocalMaster
+from teei_ingest_tests.together import ready, tell
 
 ACME, GLOBEX, INITECH = SANDBOX_COMPANIES
 ZENITH = System("zenith", "Zenith", "external", "ZENITH_API_URL", ApiKey("X-Key"), "project_id", 100, "zenith")
@@ -446,18 +445,10 @@ print(KeyRing.open(settings, SANDBOX_COMPANIES[0]).key("seal").hex(), flush=True
 
 
 def test_two_processes_make_one_ring(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", _OPEN_A_RING, str(tmp_path), base64.b64encode(MASTER).decode()]
-    processes = [
-        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdout and process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    found = {process.communicate(timeout=60)[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
+    with ready(_OPEN_A_RING, [(tmp_path, base64.b64encode(MASTER).decode())] * 2) as processes:
+        tell(processes)
+        found = {process.communicate(timeout=60)[0] for process in processes}
+        assert [process.returncode for process in processes] == [0, 0]
     assert found == {KeyRing.open(settings_of({}, tmp_path), ACME).key("seal").hex() + "\n"}
 
 
