@@ -489,7 +489,7 @@ def assert_exact(playing: Playing, over: Sequence[date], again: Mapping[str, Cal
 
 
 @pytest.mark.fleet
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_each_part_is_killed_in_the_middle_of_a_backfill_which_is_exact(playing: Playing) -> None:
     over = days(FIRST, 2)
     parts, _ = playing
@@ -501,7 +501,7 @@ def test_each_part_is_killed_in_the_middle_of_a_backfill_which_is_exact(playing:
     for service in ("code", "webserver", "gateway", "daemon"):
         parts.restart(service)
     parts.await_health("webserver")
-    assert deployment.ended(backfill, 600) == "COMPLETED_SUCCESS"
+    assert deployment.ended(backfill, 1200) == "COMPLETED_SUCCESS"
 
     runs = deployment.runs_of(backfill)
     assert {run.identity for run in runs if run.status == "FAILURE"} >= killed
@@ -523,7 +523,7 @@ def test_each_part_is_killed_in_the_middle_of_a_backfill_which_is_exact(playing:
 
 
 @pytest.mark.fleet
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_postgres_is_gone_for_ten_seconds_in_the_middle_of_a_run(playing: Playing) -> None:
     over = days(FIRST + timedelta(7), 1)
     parts, _ = playing
@@ -540,7 +540,7 @@ def test_postgres_is_gone_for_ten_seconds_in_the_middle_of_a_run(playing: Playin
         return False
 
     eventually(is_itself_again, "the webserver answers")
-    assert deployment.ended(backfill, 600) == "COMPLETED_SUCCESS"
+    assert deployment.ended(backfill, 1200) == "COMPLETED_SUCCESS"
     parts.await_health("code", "webserver", "gateway", "daemon")
 
     def by_another() -> bool:
