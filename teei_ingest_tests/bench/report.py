@@ -80,8 +80,8 @@ def table(figures: Figures, details: dict[str, Details]) -> str:
 def write(figures: Figures, details: dict[str, Details]) -> Path:
     """Write the file; its path below the project's folder. Ratios travel, the raw medians are this machine's."""
     content = {
-        **{name: _rounded(figures[name]) for name in GOALS},
-        "details": _rounded(details),
+        **{name: rounded(figures[name]) for name in GOALS},
+        "details": rounded(details),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
         "versions": {name: version(name) for name in _OURS} | dict(package.split("==") for package in PACKAGES),
@@ -91,12 +91,12 @@ def write(figures: Figures, details: dict[str, Details]) -> Path:
     return FILE.relative_to(ROOT)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Three significant digits and no false ones."""
     if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
+        return {name: rounded(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [_rounded(one) for one in value]
+        return [rounded(one) for one in value]
     if isinstance(value, float):
         return round(value) if value >= 100 else float(f"{value:.3g}")
     return value

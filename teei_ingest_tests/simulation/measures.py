@@ -31,6 +31,7 @@ from teei_ingest_tests.dagster_parts import (
     prepare_home,
     process,
 )
+from teei_ingest_tests.deployed import on_postgres
 from teei_ingest_tests.simulation import history, tables, ui
 
 ROOT = project_root()
@@ -88,7 +89,7 @@ def place(size: Size, postgres: str = "") -> Iterator[Place]:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER, prefix="run-"))) / "home"
         sandbox = stack.enter_context(running(config))
         variables = environment(config, sandbox.url) | {"TEEI_START_DATE": f"{last - timedelta(size.days - 1)}"}
-        more = {"storage": {"postgres": {"postgres_url": postgres}}} if postgres else {}
+        more = on_postgres(postgres) if postgres else {}
         made = Place(size, home, prepare_home(home, variables, size.slugs, more), last)
         registry = [{"id": ident, "slug": slug, "name": slug} for slug, ident in config.companies.items()]
         (home / "registry.yaml").write_text(yaml.safe_dump({"companies": registry}))

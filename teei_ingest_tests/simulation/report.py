@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from teei_ingest_tests.bench.report import _rounded
+from teei_ingest_tests.bench.report import rounded
 from teei_ingest_tests.simulation.measures import ROOT, Size
 
 FILE = ROOT / "docs" / "simulation.json"
@@ -132,12 +132,12 @@ def content(size: Size, found: Mapping[str, Any], storage: str) -> dict[str, Any
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "cores": os.cpu_count(),
-            "load": _rounded(os.getloadavg()[1]),
+            "load": rounded(os.getloadavg()[1]),
             "python": platform.python_version(),
             "system": platform.system(),
         },
         "versions": {name: version(name) for name in _VERSIONS},
-        "figures": _rounded(dict(found)),
+        "figures": rounded(dict(found)),
     }
 
 
