@@ -104,10 +104,10 @@ def in_this_process(settings: Settings) -> Iterator[Calling]:
             thread.join()
 
 
-def refused(home: Path) -> str:
-    """What a second one says, which has to end."""
+def refused(home: Path, code: int = 2) -> str:
+    """What one says that may not serve."""
     environ = activated() | {"TEEI_HOME": str(home)}
     command = [BIN / "teei", "gateway", "--port", "0"]
     found = subprocess.run(command, env=environ, cwd=home.parent, capture_output=True, text=True, timeout=60)
-    assert found.returncode == 2, found.stderr
+    assert found.returncode == code, found.stderr
     return found.stderr

@@ -16,7 +16,7 @@ import requests
 
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest_tests.dagster_parts import Proxy, eventually, instance_in, proxy
-from teei_ingest_tests.gateways import ACME, GLOBEX, Calling, gateway, token, tokens
+from teei_ingest_tests.gateways import ACME, GLOBEX, Calling, gateway, refused, token, tokens
 
 CONFIG = SandboxConfig(records=4)
 DAYS = {"since": "2024-01-15T00:00:00Z", "until": "2024-01-17T00:00:00Z"}
@@ -282,6 +282,16 @@ def _lines(log: Path, route: str) -> list[dict[str, Any]]:
 
 @pytest.mark.long
 def test_one_gateway_for_a_home(served: Calling) -> None:
-    from teei_ingest_tests.gateways import refused
-
     assert "a gateway of this home" in refused(served.home)
+
+
+@pytest.mark.long
+def test_what_is_wrong_with_a_lock_is_no_other_gateway(served: Calling) -> None:
+    lock = served.home / "locks/gateway.gate.lock"
+    aside = lock.rename(lock.with_suffix(".aside"))
+    lock.mkdir()
+    try:
+        assert f"the lock {lock.with_suffix('')}: " in refused(served.home, 5)
+    finally:
+        lock.rmdir()
+        aside.rename(lock)

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import uvicorn
 
 from teei_ingest import logs
-from teei_ingest.errors import StoreError, UsageError
+from teei_ingest.errors import UsageError
 from teei_ingest.gateway.app import create_app
 from teei_ingest.settings import Settings
-from teei_ingest.store.locks import Locks
+from teei_ingest.store.locks import InUse, Locks
 
 _BACKLOG = 512
 _END_S = 5  # for requests that are under way
@@ -76,7 +76,7 @@ def _alone(settings: Settings) -> Iterator[None]:
     lock = Locks(settings.home / "locks").exclusive("gateway", patience_s=0)
     try:
         lock.__enter__()
-    except StoreError:
+    except InUse:
         is_taken = True
     else:
         is_taken = False

@@ -19,8 +19,12 @@ from teei_ingest.vault.files import os_errors, private_folder
 PATIENCE_S = 600.0
 
 
+class InUse(StoreError):
+    """Somebody else has it."""
+
+
 class Locks:
-    """Locks by name below one folder. Raises StoreError when a lock cannot be had in `patience_s` seconds."""
+    """Locks by name below one folder. Raises InUse when one cannot be had in `patience_s` seconds, or StoreError."""
 
     def __init__(self, folder: Path, patience_s: float = PATIENCE_S) -> None:
         self._folder = folder
@@ -43,9 +47,10 @@ class Locks:
         # Everybody passes the gate, and who wants to be alone keeps it: those who share would otherwise never end.
         gate, room = self._open(f"{name}.gate"), self._open(name)
         try:
-            limit = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
-            self._take(gate, kind, name, limit)
-            self._take(room, kind, name, limit)
+            begun, patience = time.monotonic(), self._patience_s if patience_s is None else patience_s
+            for one in (gate, room):
+                if not _taken(one, kind, begun + patience):
+                    raise InUse(f"{name} has been in use for {patience:.0f} s: run it again later")
             if kind == fcntl.LOCK_SH:
                 fcntl.flock(gate, fcntl.LOCK_UN)
             yield
@@ -58,15 +63,17 @@ class Locks:
             private_folder(self._folder)
             return os.open(self._folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def _take(self, descriptor: int, kind: int, name: str, limit: float) -> None:
-        wait = 0.001
-        while True:
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
-            if time.monotonic() > limit:
-                raise StoreError(f"{name} has been in use for {self._patience_s:.0f} s: run it again later")
-            time.sleep(wait)
-            wait = min(wait * 2, 0.1)
+
+def _taken(descriptor: int, kind: int, limit: float) -> bool:
+    """Whether it could be had until then."""
+    wait = 0.001
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            pass
+        if time.monotonic() > limit:
+            return False
+        time.sleep(wait)
+        wait = min(wait * 2, 0.1)
