@@ -23,8 +23,9 @@ import psycopg2
 import yaml
 
 from teei_ingest.defs.build import build
-from teei_ingest_tests.dagster_parts import ROOT, GraphQL, activated, eventually, free_port, process
+from teei_ingest_tests.dagster_parts import ROOT, GraphQL, activated, free_port, process
 from teei_ingest_tests.deployed import Deployment, postgres
+from teei_ingest_tests.together import eventually
 
 DOCKER = ROOT / "docker"
 Compose = Mapping[str, Any]

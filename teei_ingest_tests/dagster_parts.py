@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -258,15 +257,6 @@ def free_port() -> int:
         port = 10_000 + secrets.randbelow(20_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-
-
-def eventually(ask: Callable[[], T], what: str, seconds: float = 120, pause: float = 0.25) -> T:
-    """Ask until the answer is true."""
-    end = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(pause)
-    return answer
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,8 @@ import yaml
 
 from teei_ingest.defs.build import build
 from teei_ingest.defs.partitions import RANGE_END, RANGE_START
-from teei_ingest_tests.dagster_parts import (
-    BIN,
-    ROOT,
-    GraphQL,
-    all_assets,
-    eventually,
-    free_port,
-    prepare_home,
-    process,
-)
+from teei_ingest_tests.dagster_parts import BIN, ROOT, GraphQL, all_assets, free_port, prepare_home, process
+from teei_ingest_tests.together import eventually
 
 _BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""

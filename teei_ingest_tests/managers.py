@@ -19,7 +19,8 @@ from typing import Any
 import boto3
 import requests
 
-from teei_ingest_tests.dagster_parts import eventually, free_port, process
+from teei_ingest_tests.dagster_parts import free_port, process
+from teei_ingest_tests.together import eventually
 
 _CONFIG = """
 storage "inmem" {{}}

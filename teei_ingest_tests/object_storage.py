@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from teei_ingest_tests.dagster_parts import BIN, eventually, free_port, process
+from teei_ingest_tests.dagster_parts import BIN, free_port, process
+from teei_ingest_tests.together import eventually
 
 KEY, SECRET, REGION = "test-key", "a secret of the tests", "us-east-1"
 _IDENTITIES = {

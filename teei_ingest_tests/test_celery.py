@@ -13,9 +13,10 @@ import pytest
 
 from teei_ingest.sandbox.server import Running
 from teei_ingest_tests.composed import WITH_CELERY, Composed, composed, sandbox_addresses
-from teei_ingest_tests.dagster_parts import all_assets, days, eventually, keys, statuses
+from teei_ingest_tests.dagster_parts import all_assets, days, keys, statuses
 from teei_ingest_tests.deployed import Run
 from teei_ingest_tests.test_dagster_deployed import sent, stored
+from teei_ingest_tests.together import eventually
 
 pytestmark = [
     pytest.mark.fleet,

@@ -15,7 +15,6 @@ from teei_ingest.errors import SourceDown
 from teei_ingest.extract.http import Source
 from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
-from teei_ingest_tests.dagster_parts import eventually
 from teei_ingest_tests.extracting import (
     SYSTEMS,
     Answer,
@@ -27,6 +26,7 @@ from teei_ingest_tests.extracting import (
 )
 from teei_ingest_tests.keeping import Kept
 from teei_ingest_tests.running import Home, failures
+from teei_ingest_tests.together import eventually
 
 PATH = "/v1/things"
 OK = Answer(body=b'{"ok": true}')

@@ -28,13 +28,13 @@ from teei_ingest_tests.dagster_parts import (
     Proxy,
     activated,
     dagster_home,
-    eventually,
     free_port,
     instance_in,
     proxy,
     window_with,
 )
 from teei_ingest_tests.running import Teei
+from teei_ingest_tests.together import eventually
 
 TEEI = str(BIN / "teei")
 CONFIG = SandboxConfig(records=4)

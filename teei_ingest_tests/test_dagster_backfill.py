@@ -15,7 +15,6 @@ from teei_ingest_tests.dagster_parts import (
     all_assets,
     check_statuses,
     days,
-    eventually,
     instance_in,
     keys,
     proxy,
@@ -23,6 +22,7 @@ from teei_ingest_tests.dagster_parts import (
     window_with,
 )
 from teei_ingest_tests.deployed import Deployment, deployed
+from teei_ingest_tests.together import eventually
 
 pytestmark = pytest.mark.long
 

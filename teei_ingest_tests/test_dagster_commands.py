@@ -23,7 +23,6 @@ from teei_ingest_tests.dagster_parts import (
     activated,
     all_assets,
     days,
-    eventually,
     free_port,
     instance_in,
     keys,
@@ -31,6 +30,7 @@ from teei_ingest_tests.dagster_parts import (
     process,
     statuses,
 )
+from teei_ingest_tests.together import eventually
 
 pytestmark = pytest.mark.long
 

@@ -27,18 +27,11 @@ from teei_ingest.store import open_store
 from teei_ingest.store.tables import contracts
 from teei_ingest.streams import all_streams
 from teei_ingest.webhooks.deliveries import Deliveries, Delivery
-from teei_ingest_tests.dagster_parts import (
-    all_assets,
-    check_statuses,
-    days,
-    eventually,
-    instance_in,
-    keys,
-    statuses,
-)
+from teei_ingest_tests.dagster_parts import all_assets, check_statuses, days, instance_in, keys, statuses
 from teei_ingest_tests.deployed import Deployment, Run, deployed, postgres
 from teei_ingest_tests.extracting import Answer, Ask
 from teei_ingest_tests.extracting import serving as answering
+from teei_ingest_tests.together import eventually
 
 FIRST = date(2024, 3, 4)
 STORAGES = ("sqlite", "postgres")

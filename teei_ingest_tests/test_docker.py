@@ -44,10 +44,11 @@ from teei_ingest_tests.composed import (
     sandbox_addresses,
 )
 from teei_ingest_tests.conftest import MASTER_KEY
-from teei_ingest_tests.dagster_parts import BIN, ROOT, all_assets, days, eventually, keys, statuses
+from teei_ingest_tests.dagster_parts import BIN, ROOT, all_assets, days, keys, statuses
 from teei_ingest_tests.feeding import ACME
 from teei_ingest_tests.gateways import GLOBEX, Calling, token
 from teei_ingest_tests.test_dagster_deployed import sent, stored
+from teei_ingest_tests.together import eventually
 
 ALL = merged(COMPOSE, OF_CELERY)  # a superset of what the first file has alone
 SECRET = re.compile(r"KEY|PASSWORD|SECRET|TOKEN|CREDENTIAL")

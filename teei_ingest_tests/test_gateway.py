@@ -15,8 +15,9 @@ import pytest
 import requests
 
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
-from teei_ingest_tests.dagster_parts import Proxy, eventually, instance_in, proxy
+from teei_ingest_tests.dagster_parts import Proxy, instance_in, proxy
 from teei_ingest_tests.gateways import ACME, GLOBEX, Calling, gateway, refused, token, tokens
+from teei_ingest_tests.together import eventually
 
 CONFIG = SandboxConfig(records=4)
 DAYS = {"since": "2024-01-15T00:00:00Z", "until": "2024-01-17T00:00:00Z"}

@@ -19,8 +19,9 @@ import pytest
 
 from teei_ingest.gateway.calls import MOST_WAITING
 from teei_ingest.sandbox.server import SandboxConfig, environment, running, sign
-from teei_ingest_tests.dagster_parts import BIN, Proxy, eventually, instance_in, proxy
+from teei_ingest_tests.dagster_parts import BIN, Proxy, instance_in, proxy
 from teei_ingest_tests.gateways import ACME, Calling, gateway, token
+from teei_ingest_tests.together import eventually
 
 pytestmark = pytest.mark.long
 

@@ -20,10 +20,11 @@ import requests
 from teei_ingest import logs
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest.settings import SANDBOX_FILE
-from teei_ingest_tests.dagster_parts import BIN, activated, eventually, instance_in, prepare_home
+from teei_ingest_tests.dagster_parts import BIN, activated, instance_in, prepare_home
 from teei_ingest_tests.feeding import ACME, Answering, Ask, Reply, answering, page, record
 from teei_ingest_tests.gateways import gateway, token
 from teei_ingest_tests.running import Home, Teei
+from teei_ingest_tests.together import eventually
 
 DAY = date(2024, 1, 15)
 SEED = ["companyId", "totalRecords", "recordsProcessed", "recordsFailed", "duration"]

@@ -38,12 +38,13 @@ from teei_ingest.streams import all_streams
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.credentials import resolve
 from teei_ingest.webhooks.deliveries import Deliveries, Delivery
-from teei_ingest_tests.dagster_parts import ROOT, activated, eventually, free_port, process
+from teei_ingest_tests.dagster_parts import ROOT, activated, free_port, process
 from teei_ingest_tests.deployed import on_postgres, postgres
 from teei_ingest_tests.feeding import ACME, Answering, Ask, Reply, answering, page, record
 from teei_ingest_tests.gateways import Calling, gateway, token
 from teei_ingest_tests.running import Home
 from teei_ingest_tests.second_opinion.server import Company
+from teei_ingest_tests.together import eventually
 
 GLOBEX = Company("globex-inc", "7d444840-9dc0-41d1-b245-5ffdce74fad2")
 GOOD, BAD = "benevity_volunteers", "goodera_donations"

@@ -11,9 +11,10 @@ import pytest
 
 from teei_ingest.defs.run import end_stuck_runs, stop_company, stuck_runs
 from teei_ingest.errors import StoreError
-from teei_ingest_tests.dagster_parts import BIN, activated, dagster_home, eventually, instance_in
+from teei_ingest_tests.dagster_parts import BIN, activated, dagster_home, instance_in
 from teei_ingest_tests.feeding import ACME, Ask, Reply, answering
 from teei_ingest_tests.running import Home
+from teei_ingest_tests.together import eventually
 
 # In a process that has numbers of its own, as a container has.
 ELSEWHERE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -52,12 +52,12 @@ from teei_ingest.vault.credentials import (
 from teei_ingest.vault.keys import KeyRing, add_version
 from teei_ingest.vault.wrapping import home_key, master_of
 from teei_ingest_tests.conftest import MASTER_KEY
-from teei_ingest_tests.dagster_parts import eventually
 from teei_ingest_tests.extracting import SYSTEMS, Answer, Ask, certificate, serving
 from teei_ingest_tests.filled import killed_after
 from teei_ingest_tests.gateways import in_this_process
 from teei_ingest_tests.managers import Aws, Bao, aws, open_bao
 from teei_ingest_tests.running import Home, failures
+from teei_ingest_tests.together import eventually
 
 ACME, GLOBEX, _ = SANDBOX_COMPANIES
 BOTH = Companies([ACME, GLOBEX])

@@ -22,10 +22,9 @@ from teei_ingest.extract.circuit import circuit_for, open_circuits
 from teei_ingest.extract.http import Source
 from teei_ingest.extract.quota import Quota, pressures, quota_for
 from teei_ingest.vault.postgres import TABLE, Postgres, Row
-from teei_ingest_tests.dagster_parts import eventually
 from teei_ingest_tests.extracting import SYSTEMS, Answer, Ask, Server, credentials, serving, settings
 from teei_ingest_tests.keeping import Kept, gone, hanging, rows
-from teei_ingest_tests.together import ready, tell
+from teei_ingest_tests.together import eventually, ready, tell
 
 pytestmark = pytest.mark.fleet
 

@@ -36,10 +36,11 @@ from teei_ingest.store.rotations import Rotation, Rotations, Stage
 from teei_ingest.store.tables import Store, contracts
 from teei_ingest.sync import plan_request
 from teei_ingest.vault.keys import KeyRing, has_ring, shredded, tombstone
-from teei_ingest_tests.dagster_parts import BIN, eventually, instance_in
+from teei_ingest_tests.dagster_parts import BIN, instance_in
 from teei_ingest_tests.feeding import Ask, Reply, answering, worker
 from teei_ingest_tests.filled import DAY, STREAMS, Filled, filled, killed_after, texts_on_disk
 from teei_ingest_tests.second_opinion.data import people
+from teei_ingest_tests.together import eventually
 
 TEEI = str(BIN / "teei")
 ACME, GLOBEX = "acme-corp", "globex-inc"

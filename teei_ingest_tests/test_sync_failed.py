@@ -19,7 +19,6 @@ from teei_ingest_tests.dagster_parts import (
     Proxy,
     activated,
     dagster_home,
-    eventually,
     free_port,
     instance_in,
     process,
@@ -27,6 +26,7 @@ from teei_ingest_tests.dagster_parts import (
     window_with,
 )
 from teei_ingest_tests.running import Teei
+from teei_ingest_tests.together import eventually
 
 CONFIG = SandboxConfig(records=4)
 STREAMS = ("benevity_volunteers", "benevity_donations")

@@ -42,10 +42,11 @@ from teei_ingest.vault.keys import tombstone
 from teei_ingest.webhooks.deliveries import Deliveries, Delivery
 from teei_ingest.webhooks.signatures import refusal
 from teei_ingest_tests.conftest import MASTER_KEY
-from teei_ingest_tests.dagster_parts import BIN, eventually, instance_in, prepare_home, process, statuses
+from teei_ingest_tests.dagster_parts import BIN, instance_in, prepare_home, process, statuses
 from teei_ingest_tests.gateways import Calling, gateway
 from teei_ingest_tests.running import Home
 from teei_ingest_tests.test_automation import STARTED, asked, instance, look
+from teei_ingest_tests.together import eventually
 
 __all__ = ["instance"]
 

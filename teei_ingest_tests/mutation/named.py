@@ -274,7 +274,7 @@ _NAMED = (
         "no gate before a lock",
         _LOCKS,
         ("test_store_locks.py",),
-        (("            self._take(gate, kind, name, limit)\n", ""),),
+        (("for one in (gate, room):", "for one in (room,):"),),
     ),
     # --- the guard and the policy
     _Named(

@@ -28,7 +28,7 @@ from typing import Any
 
 from teei_ingest.errors import UsageError
 from teei_ingest.sandbox.faults import FAULTS
-from teei_ingest_tests.dagster_parts import BIN, ROOT, GraphQL, activated, eventually, free_port, process
+from teei_ingest_tests.dagster_parts import BIN, ROOT, GraphQL, activated, free_port, process
 from teei_ingest_tests.feeding import Answering, Ask, Reply, answering, lists
 from teei_ingest_tests.proof import misbehaving
 from teei_ingest_tests.proof.faulty import Fault, faults, headers, problem
@@ -36,6 +36,7 @@ from teei_ingest_tests.proof.leaks import planted
 from teei_ingest_tests.proof.planting import SAID, SECRET, STREAMS, Canaries, Record, World, legal, world
 from teei_ingest_tests.proof.search import Hit, Search, file_layers, files
 from teei_ingest_tests.second_opinion.server import Company, Server, _Reply
+from teei_ingest_tests.together import eventually
 
 DAYS = (date(2024, 1, 15), date(2024, 1, 16))
 TABLES = (

@@ -21,18 +21,10 @@ from teei_ingest.defs.partitions import key, partitions
 from teei_ingest.sandbox.server import SandboxConfig, company_id, environment, running
 from teei_ingest.settings import Settings, project_root
 from teei_ingest.store import open_store
-from teei_ingest_tests.dagster_parts import (
-    BIN,
-    GraphQL,
-    all_assets,
-    eventually,
-    free_port,
-    instance_in,
-    prepare_home,
-    process,
-)
+from teei_ingest_tests.dagster_parts import BIN, GraphQL, all_assets, free_port, instance_in, prepare_home, process
 from teei_ingest_tests.deployed import on_postgres
 from teei_ingest_tests.simulation import history, tables, ui
+from teei_ingest_tests.together import eventually
 
 ROOT = project_root()
 FOLDER = ROOT / ".teei" / "simulation"
