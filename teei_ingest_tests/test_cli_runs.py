@@ -183,12 +183,14 @@ def test_doctor_ends_runs_whose_process_is_gone(teei: Teei, place: Path, front: 
     front.refuses = waits
     command = [TEEI, *SYNC, "--to", "2024-01-15", "--stream", "buddy_matches"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert asked.wait(60)
-    front.refuses = None
-    assert "none is stuck" in teei("doctor")[1]
-    process.kill()
-    process.wait()
-    gone.set()
+    try:
+        assert asked.wait(60)
+        front.refuses = None
+        assert "none is stuck" in teei("doctor")[1]
+    finally:
+        process.kill()
+        process.wait()
+        gone.set()
     code, out, _ = teei("doctor")
     (found,) = runs(place)
     assert code == 0 and f"their process is gone: {found.run_id[:8]}" in out and "teei doctor --fix" in out

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -27,7 +30,7 @@ from teei_ingest.defs.partitions import RANGE_END, RANGE_START
 from teei_ingest.defs.resources import SettingsResource, StoreResource
 from teei_ingest.sandbox.server import SandboxConfig, environment, running
 from teei_ingest.store.tables import Store
-from teei_ingest_tests.dagster_parts import check_statuses, days, keys
+from teei_ingest_tests.dagster_parts import ROOT, check_statuses, dagster_home, days, keys
 from teei_ingest_tests.running import Home
 
 CONFIG = SandboxConfig()
@@ -210,6 +213,13 @@ def test_checks_stand_as_dagster_says_when_it_looks_one_by_one(seed: int) -> Non
         subsets, runs = wanted
     assert not any(subset.is_empty for status, subset in subsets.items() if status.name in ("SUCCEEDED", "FAILED"))
 
-    whole: Any = {status: SerializableEntitySubset.empty(check, None) for status in statuses}
-    infos = [told(None)]
-    assert check_states.at_once(check, None, whole, {}, infos) == own(check, None, whole, {}, infos)
+
+def test_the_projects_instance_tells_so(tmp_path: Path) -> None:
+    script = f"""
+import dagster as dg
+with dg.DagsterInstance.from_config({str(dagster_home(tmp_path / "home"))!r}):
+    from dagster._core.storage.asset_check_state import _process_partition_records as used
+print(used.__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"{check_states.__name__}\n"

@@ -20,15 +20,12 @@ from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstig
 
 from teei_ingest.defs.retention import forget_runs
 from teei_ingest.defs.schedules import NIGHT
-from teei_ingest.mapping.plan import parse
 from teei_ingest.sandbox.server import Running, SandboxConfig, company_id, environment, running
 from teei_ingest.settings import Settings
-from teei_ingest.store import open_store
-from teei_ingest.store.tables import contracts
 from teei_ingest.streams import all_streams
 from teei_ingest.webhooks.deliveries import Deliveries, Delivery
 from teei_ingest_tests.dagster_parts import all_assets, check_statuses, days, instance_in, keys, statuses
-from teei_ingest_tests.deployed import Deployment, Run, deployed, postgres
+from teei_ingest_tests.deployed import Deployment, Run, deployed, postgres, sent, stored
 from teei_ingest_tests.extracting import Answer, Ask
 from teei_ingest_tests.extracting import serving as answering
 from teei_ingest_tests.together import eventually
@@ -185,30 +182,6 @@ SIZES = [
     pytest.param("sqlite", 10, 31, marks=pytest.mark.machine),
     pytest.param("postgres", 10, 31, marks=pytest.mark.machine),
 ]
-
-
-def stored(deployment: Deployment) -> dict[str, dict[str, Any]]:
-    """All rows of all tables by event id, which is there once."""
-    store = open_store(Settings.load(deployment.env))
-    rows = [row for one in contracts() for row in store.rows(one).to_pylist()]
-    by_id = {row["event_id"]: row for row in rows}
-    assert len(by_id) == len(rows)
-    return by_id
-
-
-def sent(sandbox: Running, slugs: Sequence[str], over: Sequence[date]) -> Counter[tuple[str, str, date]]:
-    """How many records the sandbox has of each stream, company and day."""
-    ends = {"since": f"{over[0]}T00:00:00Z", "until": f"{over[-1] + timedelta(1)}T00:00:00Z"}
-    found: Counter[tuple[str, str, date]] = Counter()
-    for name, stream in all_streams().items():
-        path, _ = parse(stream.source_timestamp)
-        for slug in slugs:
-            for record in sandbox.records(name, slug, **ends):
-                at: Any = record
-                for key in path:
-                    at = at[key]
-                found[name, slug, datetime.fromisoformat(at).astimezone(UTC).date()] += 1
-    return found
 
 
 @pytest.mark.timeout(3600)

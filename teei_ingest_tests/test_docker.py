@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -18,7 +17,6 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-import dagster as dg
 import jsonschema
 import pytest
 import yaml
@@ -30,6 +28,7 @@ from teei_ingest.sandbox.server import Running
 from teei_ingest.settings import SANDBOX_FILE, Settings, decode_master_key
 from teei_ingest.vault.credentials import resolve
 from teei_ingest_tests.composed import (
+    ALL,
     COMPOSE,
     CONFIGURATION,
     DOCKER,
@@ -40,17 +39,15 @@ from teei_ingest_tests.composed import (
     composed,
     dockerfile,
     json_list,
-    merged,
     sandbox_addresses,
 )
 from teei_ingest_tests.conftest import MASTER_KEY
-from teei_ingest_tests.dagster_parts import BIN, ROOT, all_assets, days, keys, statuses
+from teei_ingest_tests.dagster_parts import BIN, ROOT, days, keys
+from teei_ingest_tests.deployed import stored, without_postgres
 from teei_ingest_tests.feeding import ACME
 from teei_ingest_tests.gateways import GLOBEX, Calling, token
-from teei_ingest_tests.test_dagster_deployed import sent, stored
 from teei_ingest_tests.together import eventually
 
-ALL = merged(COMPOSE, OF_CELERY)  # a superset of what the first file has alone
 SECRET = re.compile(r"KEY|PASSWORD|SECRET|TOKEN|CREDENTIAL")
 
 
@@ -460,32 +457,15 @@ def playing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playing]:
         yield parts, Running(*sandbox_addresses(parts.logs["sandbox"]), pid=0)
 
 
-def started(parts: Composed, backfill: str) -> set[str]:
-    """Which runs go on, once there is one."""
-
-    def going() -> set[str]:
-        return {run.identity for run in parts.deployment.runs_of(backfill) if run.status == "STARTED"}
-
-    return eventually(going, "a run goes on", 200)
-
-
 def assert_exact(playing: Playing, over: Sequence[date], again: Mapping[str, Callable[[], bool]]) -> None:
     """Each company's days have what the sandbox has, once, and doing them again, undisturbed, changes nothing."""
     parts, sandbox = playing
-    deployment = parts.deployment
-    wanted = [each for slug in again for each in keys(slug, over)]
-    with dg.DagsterInstance.from_config(str(parts.work)) as instance:
-        for asset in all_assets():
-            found = statuses(instance, deployment.definitions, asset, wanted)
-            assert found == dict.fromkeys(wanted, "MATERIALIZED"), asset
-    disturbed = stored(deployment)
-    counts = Counter((row["stream"], row["company"], row["day"]) for row in disturbed.values() if row["day"] in over)
-    assert counts == sent(sandbox, list(again), over)
+    disturbed = parts.complete(sandbox, list(again), over)
     for slug, sync in again.items():
         sandbox.reset()
         assert sync(), slug
         assert sandbox.stats(), "it was read again"
-    assert stored(deployment) == disturbed
+    assert stored(parts.deployment) == disturbed
     assert parts.is_work_untouched(), "DAGSTER_HOME is read-only in a container"
 
 
@@ -498,7 +478,7 @@ def test_each_part_is_killed_in_the_middle_of_a_backfill_which_is_exact(playing:
 
     backfill = deployment.backfill([each for slug in (ACME_CORP, GLOBEX_INC) for each in keys(slug, over)])
     parts.restart("daemon")
-    killed = started(parts, backfill)
+    killed = {run.identity for run in parts.going_on(backfill)}
     for service in ("code", "webserver", "gateway", "daemon"):
         parts.restart(service)
     parts.await_health("webserver")
@@ -531,8 +511,8 @@ def test_postgres_is_gone_for_ten_seconds_in_the_middle_of_a_run(playing: Playin
     deployment = parts.deployment
 
     backfill = deployment.backfill(keys(ACME_CORP, over))
-    started(parts, backfill)
-    with parts.without_postgres():
+    parts.going_on(backfill)
+    with without_postgres(parts.socket):
         sleep(10)
 
     def is_itself_again() -> bool:

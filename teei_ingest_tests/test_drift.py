@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -281,12 +280,9 @@ def test_a_field_that_is_known_is_seen_however_rare(seen: Seen) -> None:
     assert seen.field("shoeSize").share == 61 / 120
 
 
+@pytest.mark.usefixtures("permissive")
 def test_nobody_else_reads_what_is_known(seen: Seen) -> None:
-    old = os.umask(0)
-    try:
-        seen([PLAIN] * 3, 0)
-    finally:
-        os.umask(old)
+    seen([PLAIN] * 3, 0)
     assert {stat.S_IMODE(path.stat().st_mode) for path in seen.drift.folder(ACME.slug).iterdir()} == {0o600}
 
 

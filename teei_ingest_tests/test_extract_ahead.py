@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from teei_ingest_tests.extracting import (
     serving,
     settings,
 )
+from teei_ingest_tests.together import eventually
 
 SIZE = 1000
 
@@ -55,14 +56,6 @@ class Pages:
             self.ended.set()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for what is bound to come."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def numbers(pages: Iterator[FakePage]) -> list[int]:
     return [found.records[0][1] for found in pages]
 
@@ -85,12 +78,12 @@ def test_streams_may_be_consumed_in_turns() -> None:
 def test_room_is_bounded_by_bytes_and_free_again_once_a_page_is_taken(room: int, kept: int) -> None:
     pages = Pages(1000)
     with Ahead({"a": pages}, room=room) as ahead:
-        until(lambda: pages.made > kept)
+        eventually(lambda: pages.made > kept, "it reads on", 10, pause=0.005)
         time.sleep(0.05)  # for pages too many to be made, if they were
         assert pages.made == kept + 1
         found = ahead.pages("a")
         assert next(found).records[0][1] == 0
-        until(lambda: pages.made > kept + 1)
+        eventually(lambda: pages.made > kept + 1, "it reads on", 10, pause=0.005)
         assert numbers(found) == list(range(1, 1000))
 
 
@@ -184,7 +177,7 @@ def test_close_wakes_who_sleeps_for_a_source(tmp_path: Path) -> None:
         source = Source(SYSTEMS["kintell"], credentials("kintell", server.url), settings(tmp_path))
         day = datetime(2024, 1, 15, tzinfo=UTC)
         ahead = Ahead({"a": lambda cancel: read(source, stream, day, day, decode, cancel=cancel)})
-        until(lambda: bool(server.asked))
+        eventually(lambda: server.asked, "it has begun", 10, pause=0.005)
         began = time.monotonic()
         ahead.close()
         assert time.monotonic() - began < 1.5

@@ -1,9 +1,6 @@
 """Quotas over processes, pauses, and waits that a source asks for."""
 
-import os
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -31,6 +28,7 @@ from teei_ingest_tests.extracting import (
     serving,
 )
 from teei_ingest_tests.keeping import Kept
+from teei_ingest_tests.together import ready, tell
 
 GOODERA = SYSTEMS["goodera"]
 OK = Answer.of({"data": []})
@@ -47,6 +45,7 @@ from pathlib import Path
 from pyrate_limiter import Rate
 from teei_ingest.extract.quota import Quota
 from teei_ingest_tests.keeping import Kept
+from teei_ingest_tests.together import ready, tell
 
 last = 0.0
 
@@ -55,7 +54,7 @@ def clock():  # asked last when a request is granted
     last = time.monotonic()
     return last
 
-quota = Quota(Kept(Path(sys.argv[1]), sys.argv[3]).place(clock), [Rate(20, 2040)], clock, sys.argv[2])
+quota = Quota(Kept(Path(sys.argv[1]), sys.argv[3]).place(clock), [Rate(20, 2040)], clock, sys.argv[2], patience_s=60)
 print("ready", flush=True)
 end = float(sys.stdin.readline())
 while time.monotonic() < end and quota.acquire(time.sleep) == 0:
@@ -65,24 +64,11 @@ while time.monotonic() < end and quota.acquire(time.sleep) == 0:
 
 def test_three_processes_share_a_quota_in_turn_and_use_it_up(kept: Kept) -> None:
     companies = ("acme", "acme", "globex")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(kept.home), company, kept.url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for company in companies
-    ]
-    for worker in workers:
-        assert worker.stdout
-        assert worker.stdout.readline() == "ready\n"
-    end = time.monotonic() + 5.8
-    for worker in workers:
-        assert worker.stdin
-        worker.stdin.write(f"{end}\n")
-        worker.stdin.flush()
-    each = [[float(text) for text in worker.communicate(timeout=60)[0].split()] for worker in workers]
+    with ready(WORKER, [(kept.home, company, kept.url) for company in companies]) as workers:
+        end = time.monotonic() + 5.8
+        tell(workers, end)
+        each = [[float(text) for text in worker.communicate(timeout=60)[0].split()] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0] * len(workers)
     for company in set(companies):  # each has the same part, however many processes it has, and all of these get some
         of_it = [len(moments) for name, moments in zip(companies, each, strict=True) if name == company]
         assert sum(of_it) >= 0.6 * 60 / 2, list(map(len, each))
@@ -192,14 +178,11 @@ def test_one_with_many_threads_and_one_with_one_have_equal_parts(kept: Kept) -> 
     assert all(beyond - first > 0.5 for first, beyond in zip(moments, moments[10:], strict=False))
 
 
+@pytest.mark.usefixtures("permissive")
 def test_files_are_for_this_user_alone(tmp_path: Path) -> None:
-    old = os.umask(0)
-    try:
-        quota = Quota(tmp_path / "quota" / "q.sqlite", [Rate(1, 1000)], time.time)
-        assert quota.acquire(time.sleep) == 0
-        quota.block(5)
-    finally:
-        os.umask(old)
+    quota = Quota(tmp_path / "quota" / "q.sqlite", [Rate(1, 1000)], time.time)
+    assert quota.acquire(time.sleep) == 0
+    quota.block(5)
     folder = tmp_path / "quota"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = list(folder.iterdir())

@@ -212,14 +212,11 @@ def test_a_refusal_of_the_disk_brings_nothing_along(tmp_path: Path) -> None:
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
+@pytest.mark.usefixtures("permissive")
 def test_files_and_folders_are_private(settings: Settings, ring: KeyRing) -> None:
-    old = os.umask(0)
-    try:
-        landing, quarantine = Landing(settings), Quarantine(settings)
-        landing.write(ring, "acme-corp", STREAM, DAY, {}, [b"x"], attempt="a")
-        quarantine.replace(ring, "acme-corp", STREAM, {DAY: [entry(b"x")]}, attempt="a")
-    finally:
-        os.umask(old)
+    landing, quarantine = Landing(settings), Quarantine(settings)
+    landing.write(ring, "acme-corp", STREAM, DAY, {}, [b"x"], attempt="a")
+    quarantine.replace(ring, "acme-corp", STREAM, {DAY: [entry(b"x")]}, attempt="a")
     paths = list(settings.home.rglob("*"))
     assert len(paths) > 8
     for path in paths:

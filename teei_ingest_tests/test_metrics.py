@@ -86,12 +86,12 @@ def place(home: Callable[..., Home], source: Answering, monkeypatch: pytest.Monk
     """Two companies, and an instance of Dagster on SQLite, as the gateway finds it."""
     companies = (ACME, GLOBEX)
     made = home({one.slug: one.id for one in companies}, source.environment(companies) | {"TEEI_MAX_RETRIES": "0"})
-    with sqlite(made, monkeypatch):
+    with recorded(made, monkeypatch):
         yield made
 
 
 @contextmanager
-def sqlite(made: Home, monkeypatch: pytest.MonkeyPatch, storage: str = "") -> Iterator[None]:
+def recorded(made: Home, monkeypatch: pytest.MonkeyPatch, storage: str = "") -> Iterator[None]:
     """Its runs are recorded in the home, or in a Postgres."""
     folder = made.settings.dagster_home
     folder.mkdir(parents=True)
@@ -500,7 +500,7 @@ def test_a_restart_changes_no_figure(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_on_postgres(home: Callable[..., Home], source: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     made = home({ACME.slug: ACME.id}, source.environment() | {"TEEI_MAX_RETRIES": "0"})
-    with postgres() as storage, sqlite(made, monkeypatch, storage):
+    with postgres() as storage, recorded(made, monkeypatch, storage):
         made.materialize("acme-corp", today(), today(), [GOOD, BAD])
         watching = figures(made)
         look(made, watching)

@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import uuid
 from collections import Counter
@@ -641,19 +642,33 @@ def test_an_interrupted_write_leaves_the_old_file_or_the_whole_new_one(place: Pl
             write(data)
         return time.monotonic() - begun
 
-    seconds, stops = put(LONG), 0
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    class Stop(BaseException):
+        """As Ctrl-C raises one."""
+
+    is_writing, stops = False, 0
+
+    def stop(*_: object) -> None:
+        if is_writing:
+            raise Stop
+
+    put(LONG)  # the first one makes the connection
+    seconds = put(LONG)
+    before = signal.signal(signal.SIGUSR1, stop)  # pytest-timeout has SIGALRM
     for number in range(40):
         put(b"old")
-        signal.setitimer(signal.ITIMER_REAL, seconds * number / 40 + 0.001)
+        timer = threading.Timer(seconds * number / 40 + 0.001, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
         try:
+            is_writing = True
             put(LONG)
-        except KeyboardInterrupt:
+            is_writing = False
+        except Stop:
+            is_writing = False
             stops += 1
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        timer.join()
         with path.open() as file:
             assert file.read() in (b"old", LONG), number
+    signal.signal(signal.SIGUSR1, before)
     assert stops > 10
 
 

@@ -47,7 +47,7 @@ PAUSE_S = 1
     ("kept", "requests", "seconds"),
     [
         pytest.param("files", 20, 2, marks=pytest.mark.long),
-        pytest.param("postgres", 30, 8, marks=pytest.mark.fleet),
+        pytest.param("postgres", 30, 13, marks=pytest.mark.fleet),
         pytest.param("files", 100, 60, marks=pytest.mark.machine),
         pytest.param("postgres", 100, 60, marks=pytest.mark.machine),
     ],

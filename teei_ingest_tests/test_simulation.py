@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -86,20 +83,3 @@ def test_every_figure_is_measured(at: Place) -> None:
 def test_the_docs_have_the_table_of_the_file() -> None:
     sizes = json.loads(report.FILE.read_text(encoding="utf-8"))
     assert report.table(sizes) in report.PAGE.read_text(encoding="utf-8"), "run `make simulation`"
-
-
-@pytest.mark.fleet
-def test_pandas_is_loaded_by_who_wants_a_data_frame_alone(tmp_path: Path) -> None:
-    script = """
-import sys
-import pyarrow as pa
-import teei_ingest.store.sql
-pa.array([1])
-assert "pandas" not in sys.modules
-assert pa.table({"a": ["x", None]}).to_pandas().a.count() == 1
-import pandas as pd
-frame = pd.DataFrame({"kind": pd.Categorical(["x"]), "at": pd.to_datetime(["2024-01-15"])})
-assert pa.types.is_dictionary(pa.Table.from_pandas(frame).schema.field("kind").type)
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

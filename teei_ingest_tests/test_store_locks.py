@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from pathlib import Path
@@ -19,6 +17,7 @@ from teei_ingest.errors import StoreError
 from teei_ingest.store.locks import Locks
 from teei_ingest.store.rotations import Rotation, Rotations, Stage
 from teei_ingest.store.tables import Store
+from teei_ingest_tests.together import eventually
 
 
 @pytest.fixture
@@ -80,13 +79,10 @@ def test_nobody_is_alone_with_a_company_whose_rotation_was_interrupted_by_chance
         assert (version, first) == (2, 1)
 
 
+@pytest.mark.usefixtures("permissive")
 def test_nobody_else_opens_a_lock(tmp_path: Path) -> None:
-    old = os.umask(0)
-    try:
-        with Locks(tmp_path / "locks").exclusive("table"):
-            pass
-    finally:
-        os.umask(old)
+    with Locks(tmp_path / "locks").exclusive("table"):
+        pass
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "locks").iterdir()} == {0o600}
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="the lock"):
@@ -119,15 +115,6 @@ def test_nobody_purges_what_is_read_or_written(store: Store) -> None:
     store.purge(VolunteerEvent)
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    limit = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > limit:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def test_those_who_share_let_whoever_waits_to_be_alone_go_first(tmp_path: Path) -> None:
     mine, others = Locks(tmp_path, patience_s=60), Locks(tmp_path, patience_s=0)
     was_alone = Event()
@@ -145,8 +132,8 @@ def test_those_who_share_let_whoever_waits_to_be_alone_go_first(tmp_path: Path) 
     with mine.shared("table"):
         waiting = Thread(target=alone)
         waiting.start()
-        closed = eventually(is_closed)
+        eventually(is_closed, "nobody else may share it", 10, pause=0.01)
         assert not was_alone.is_set()
     waiting.join()
-    assert closed and was_alone.is_set()
+    assert was_alone.is_set()
     assert has(others.shared("table"))

@@ -58,7 +58,7 @@ def test_every_view_is_described_and_can_be_read_while_empty(store: Store) -> No
 @pytest.mark.parametrize(
     "named", ["{0}{1}", '{schema}."{0}{1}"', "query_table('{0}{1}')", "query('FROM {0}' || '{1}')"]
 )
-def test_a_question_reads_what_it_names_and_nothing_else(store: Store, named: str) -> None:
+def test_a_question_finds_what_it_names_however_it_is_written(store: Store, named: str) -> None:
     for contract in contracts():
         put(store, contract, [event(contract, 1)])
     with connect(store) as connection:
@@ -393,3 +393,19 @@ def test_instants_are_utc_and_decimals_exact_whatever_the_machine_says(
         }
     ]
     assert query(store, "SELECT source_timestamp::VARCHAR FROM donation_events")[1] == [("2024-01-01 09:00:00+00",)]
+
+
+def test_pandas_is_loaded_by_who_wants_a_data_frame_alone(tmp_path: Path) -> None:
+    script = """
+import sys
+import pyarrow as pa
+import teei_ingest.store.sql
+pa.array([1])
+assert "pandas" not in sys.modules
+assert pa.table({"a": ["x", None]}).to_pandas().a.count() == 1
+import pandas as pd
+frame = pd.DataFrame({"kind": pd.Categorical(["x"]), "at": pd.to_datetime(["2024-01-15"])})
+assert pa.types.is_dictionary(pa.Table.from_pandas(frame).schema.field("kind").type)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

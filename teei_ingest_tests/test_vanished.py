@@ -216,7 +216,7 @@ def test_what_is_damaged_or_no_file_is_one_line(kind: type[Vanished], tmp_path: 
 
 # --- `teei vanished` ----------------------------------------------------------------------------------------------
 
-# All with the long tests.
+# One for each way of paging.
 SOME = ["workday_directory", "buddy_matches"]
 
 

@@ -8,11 +8,14 @@ again. So the broker has to keep nothing for longer than until a worker takes it
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext
 from dagster_celery.launcher import CeleryRunLauncher
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from kombu.exceptions import OperationalError
 from redis.credentials import CredentialProvider
 
@@ -39,20 +42,28 @@ class WatchedCeleryLauncher(Watched, CeleryRunLauncher):
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Hand it to the broker; as long as that is gone, the run stays in the queue, as if there were no code."""
-        try:
+        with _told():
             CeleryRunLauncher.launch_run(self, context)
-            return
-        except OperationalError:
-            pass
-        raise DagsterUserCodeUnreachableError("the broker of the workers, Redis, does not answer")
 
     def terminate(self, run_id: str) -> bool:
-        """Interrupt it, as somebody has asked for: it is not begun again."""
+        """Interrupt it, as somebody has asked for: it is not begun again. False if it is no worker's."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
+        if run is None or run.is_finished or DAGSTER_CELERY_TASK_ID_TAG not in run.tags:
             return False
+        with _told(), self.celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1)  # before it says that the run is being ended
         self._instance.report_run_canceling(run)
         return bool(CeleryRunLauncher.terminate(self, run_id))
 
     def get_run_worker_debug_info(self, run: object, include_container_logs: bool | None = True) -> None:
         """Nothing: Celery keeps no results here."""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+        return
+    except OperationalError:
+        pass
+    raise DagsterUserCodeUnreachableError("the broker of the workers, Redis, does not answer")

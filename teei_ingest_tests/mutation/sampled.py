@@ -44,7 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "store/export.py": ("test_shred.py", "test_export.py"),
     "store/forms.py": ("test_upgrade.py",),
     "store/locks.py": ("test_store_locks.py", "test_store_tables.py"),
-    "store/pandas_later.py": ("test_simulation.py", "test_cli.py"),
+    "store/pandas_later.py": ("test_store_sql.py", "test_cli.py"),
     "store/predicates.py": ("test_store_tables.py", "test_maintenance.py", "test_erase.py", "test_vanished.py"),
     "store/presence.py": ("test_presence.py",),
     "store/refusals.py": ("test_store_tables.py", "test_object_storage.py", "test_pipeline.py"),

@@ -68,7 +68,6 @@ def grow(
         for table, rows in _portions(_runs(connection, pattern, recent)):
             connection.execute(table.insert(), rows)
             counts[table.name] += len(rows)
-        _mend_sequences(connection)
     there = [key(slug, day) for day, slug in wanted] + [key(pattern, day) for day in days[:-1]]
     _remember(instance, partitions_def, there, newest)
     return counts

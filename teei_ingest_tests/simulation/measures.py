@@ -68,7 +68,7 @@ class Place:
 
 @contextmanager
 def place(size: Size, postgres: str = "") -> Iterator[Place]:
-    """A home whose first company lacks the last day; its sandbox answers as long as the block lasts."""
+    """A home with nothing in it; its sandbox answers as long as the block lasts."""
     FOLDER.mkdir(parents=True, exist_ok=True, mode=0o700)
     last = datetime.now(UTC).date() - timedelta(1)
     config = SandboxConfig(
@@ -89,7 +89,7 @@ def place(size: Size, postgres: str = "") -> Iterator[Place]:
 
 
 def fill(at: Place) -> Figures:
-    """Fetch some days of the first company, and make the rest of them."""
+    """Fetch some days of the first company, which then lacks the last one alone, and make the others."""
     pattern = at.size.slugs[0]
     last = at.last - timedelta(1)
     sync = ["teei", "sync", "--company", pattern, "--from", f"{last - timedelta(REAL_DAYS - 1)}", "--to", f"{last}"]
@@ -171,7 +171,7 @@ def questions(at: Place) -> dict[str, Any]:
 
 
 def pages(at: Place) -> dict[str, Any]:
-    """What the pages of Dagster's UI ask, twice each, of a webserver of its own."""
+    """What the pages of Dagster's UI ask, several times each, of a webserver of its own."""
     whole = {"path": [history.WHOLE]}
     everything = [{"path": [asset]} for asset in all_assets()]
     events = {"limit": 100, "eventTypeSelectors": ["MATERIALIZATION", "FAILED_TO_MATERIALIZE", "OBSERVATION"]}
