@@ -93,7 +93,7 @@ def test_many_threads_cause_one_token_request(source: Callable[[Server], Source]
     assert reading.requests == len(server.asked)
 
 
-@pytest.mark.parametrize(("lifetime", "skew"), [(3600, 30), ("3600", 30), (100.0, 10), (5, 0.5)])
+@pytest.mark.parametrize(("lifetime", "skew"), [(3600, 30), ("3600", 30), (100.0, 10), (5, 0.5), (0.5, 0.05)])
 def test_a_token_is_renewed_before_it_expires(
     source: Callable[[Server], Source], clock: Clock, lifetime: Any, skew: float
 ) -> None:
@@ -145,6 +145,7 @@ def test_a_second_refusal_is_final(source: Callable[[Server], Source], clock: Cl
         (Answer.of({"access_token": 7}), SourceMisbehaves),
         (Answer.of({"access_token": "a\r\nX-Odd: b"}), SourceMisbehaves),
         (Answer.of({"access_token": "a", "token_type": "mac"}), SourceMisbehaves),
+        (Answer.of({"access_token": "a", "token_type": "Basic"}), SourceMisbehaves),
         (Answer.of({"access_token": "a", "token_type": 7}), SourceMisbehaves),
         (Answer(body=b"[]"), SourceMisbehaves),
         (Answer(body=b"[" * 200_000), SourceMisbehaves),

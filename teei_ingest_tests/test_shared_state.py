@@ -269,6 +269,7 @@ def test_how_a_quota_and_a_circuit_stand(kept: Kept) -> None:
     one, two = sorted(pressures(given, SYSTEMS.values()), key=lambda key: key.blocked)
     assert (one.system, one.limit, one.waiting, one.blocked, two.blocked) == ("goodera", 100, 0, False, True)
     assert one.used >= 25 > two.used >= 3  # what comes too late counts, too
+    assert [key.used for key in pressures(given, SYSTEMS.values(), lambda: time.time() + 62)] == [0, 0]
     ((system, down),) = open_circuits(given)
     assert system == "buddy"
     assert abs(time.time() - down.since) < 60
