@@ -43,10 +43,10 @@ dev: setup ## the sandbox and the Dagster UI together; Ctrl-C ends both
 test: setup ## the tests that every change runs
 	@$(BIN)/pytest -n 3 --dist loadfile -m 'not long and not fleet and not machine'
 
-test-all: test $(FLEET) ## and the long ones: daemons, browsers, engines; what CI runs
+test-all: test $(FLEET) ## and the long ones: daemons, databases, engines; what CI runs
 	@$(BIN)/pytest -n 2 --dist loadfile -m '(long or fleet) and not machine'
 
-test-machine: setup ## what wants the machine for itself: full disks, signals, kills, a misbehaving sandbox
+test-machine: setup $(FLEET) ## what wants the machine for itself: full disks, kills, a browser, a misbehaving sandbox
 	@$(BIN)/pytest -m machine
 
 lint: setup ## style, types, and the rule that keeps dagster inside defs/

@@ -103,10 +103,13 @@ class Deployment:
         """The runs with a tag."""
         return self.runs(tags=[{"key": name, "value": value}])
 
-    def backfill(self, partition_keys: Sequence[str], assets: Sequence[str] = ()) -> str:
+    def backfill(
+        self, partition_keys: Sequence[str], assets: Sequence[str] = (), tags: Mapping[str, str] | None = None
+    ) -> str:
         """Launch a backfill of all assets, or some, as the UI does; its id."""
         selection = [{"path": [asset]} for asset in assets or all_assets()]
-        params = {"assetSelection": selection, "partitionNames": list(partition_keys), "tags": []}
+        params: dict[str, Any] = {"assetSelection": selection, "partitionNames": list(partition_keys)}
+        params["tags"] = [{"key": name, "value": value} for name, value in (tags or {}).items()]
         launched = self.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         identity: str = launched["backfillId"]

@@ -93,6 +93,22 @@ def test_backfill_of_all_assets(place: Place) -> None:
             assert check_statuses(instance, deployment.definitions, asset, check, wanted) == succeeded
 
 
+def test_the_page_of_a_job_backfills_all_that_was_chosen(place: Place) -> None:
+    deployment = place.deployment
+    over = days(date(2024, 3, 4), 2)
+    wanted = [each for company in COMPANIES for each in keys(company, over)]
+    assets = ["benevity_donations", "benevity_donations_events"]
+    # What that page sends: of the first partition, though others are chosen, too.
+    tags = {"dagster/partition_set": "benevity_partition_set", "dagster/partition/company": COMPANIES[0]}
+    backfill = deployment.backfill(wanted, assets, {**tags, "dagster/partition/day": f"{over[0]}"})
+    assert deployment.ended(backfill) == "COMPLETED_SUCCESS"
+    assert [run.status for run in deployment.runs_of(backfill)] == ["SUCCESS"] * len(COMPANIES)
+    with instance_in(deployment.home) as instance:
+        for asset in assets:
+            found = statuses(instance, deployment.definitions, asset, wanted)
+            assert found == dict.fromkeys(wanted, "MATERIALIZED"), asset
+
+
 def test_the_job_for_everything(place: Place) -> None:
     wanted = keys("initech-ab", days(date(2024, 2, 5), 2))
     assert place.deployment.launch("everything", wanted[0], wanted[-1]) == "SUCCESS"

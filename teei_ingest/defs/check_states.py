@@ -2,18 +2,16 @@
 
 Dagster 1.13 adds partitions to what it tells one at a time, and copies all that it has for each: with 8,760 of them
 each page that shows a check took 2 s, and 200,000 would take minutes. Belongs here: the same, all partitions of a
-status at once, and the class of instance by which every process of Dagster loads it, since `dagster.yaml` names it.
+status at once. `instance.py` puts it in its place.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import dagster as dg
 from dagster._core.asset_graph_view.serializable_entity_subset import SerializableEntitySubset
 from dagster._core.definitions.asset_key import AssetCheckKey
 from dagster._core.definitions.partitions.definition import MultiPartitionsDefinition, PartitionsDefinition
-from dagster._core.instance import InstanceRef
 from dagster._core.storage import asset_check_state
 from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecordStatus,
@@ -85,21 +83,3 @@ def _valid(partitions_def: PartitionsDefinition[Any], keys: Iterable[str]) -> se
         for number, dimension in enumerate(dimensions)
     ]
     return {key for key, found in parts.items() if all(part in own for part, own in zip(found, known, strict=True))}
-
-
-class Instance(dg.DagsterInstance):
-    """Dagster's instance, which tells quickly how checks stand."""
-
-    def __init__(self, *args: Any, **others: Any) -> None:
-        asset_check_state._process_partition_records = at_once
-        super().__init__(*args, **others)
-
-    @classmethod
-    def config_schema(cls) -> dict[str, Any]:
-        """It has no settings of its own."""
-        return {}
-
-    @staticmethod
-    def config_defaults(base_dir: str) -> Mapping[str, Any]:
-        """What Dagster has without any."""
-        return InstanceRef.config_defaults(base_dir)
