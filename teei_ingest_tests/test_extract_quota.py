@@ -150,6 +150,25 @@ def test_who_gives_up_leaves_its_turn_to_others(kept: Kept) -> None:
     assert 3 < clock.now - begun < 3.1
 
 
+@pytest.mark.parametrize(("ago", "at_once"), [(1.9, 5), (2.1, 9)])
+def test_the_part_of_a_company_is_kept_for_as_long_as_it_asks_often_enough_to_use_it(
+    kept: Kept, ago: float, at_once: int
+) -> None:
+    clock = Clock()
+    mine, other = (Quota(kept.place(clock), [Rate(10, 10_000)], clock, who) for who in ("acme", "globex"))
+    assert other.acquire(clock.pause) == 0
+    clock.now += ago
+
+    def give_up(seconds: float) -> None:
+        raise InterruptedError
+
+    taken = 0
+    with pytest.raises(InterruptedError):
+        while mine.acquire(give_up) == 0:
+            taken += 1
+    assert taken == at_once
+
+
 def test_one_with_many_threads_and_one_with_one_have_equal_parts(kept: Kept) -> None:
     end = time.monotonic() + 2.4
     taken: list[tuple[float, str]] = []
