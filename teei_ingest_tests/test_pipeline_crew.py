@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from teei_ingest.pipeline import collect, crew
-from teei_ingest.pipeline.batch import Ask, Part
+from teei_ingest.pipeline.batch import Ask, Batches, Part
 from teei_ingest.streams import all_streams
 from teei_ingest_tests.feeding import ACME, quarantined, stored, worker
 from teei_ingest_tests.running import Home
@@ -34,10 +35,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "SHARED_ROWS", 5)
 
 
-def work(home: Callable[..., Home], server: Server, stream: str, processes: int) -> Any:
-    """Everything that a window leaves: counts by day, rows, quarantine."""
+def work(home: Callable[..., Home], server: Server, stream: str, processes: int, days: Sequence[date] = DAYS) -> Any:
+    """Everything that some days leave: counts by day, rows, quarantine."""
     place = home({ACME.slug: ACME.id}, {**server.environment(), "TEEI_PROCESSES": str(processes)})
-    outcome = worker(place, stream, page_size=4).both(DAYS)
+    outcome = worker(place, stream, page_size=4).both(days)
     assert not outcome.bad, [str(one.error) for one in outcome.bad]
     # The server spells a record differently each time, which may look like drift; the second of them changes nothing.
     counts = [replace(one, lag_s=None, drift=(), unchanged=False) for one in outcome.good]
@@ -52,6 +53,26 @@ def test_two_processes_leave_what_one_leaves(home: Callable[..., Home], stream: 
         alone = work(home, server, stream, 1)
         assert alone[1] and sum(one.fetched for one in alone[0]) > 30
         assert work(home, server, stream, 3) == alone
+
+
+@pytest.mark.parametrize("stream", SOON)
+def test_what_was_done_here_instead_is_nobody_else_s_answer(
+    home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """Another process is so slow that this one does the last batches of each window, which it goes on with, too."""
+    here, own = os.getpid(), Batches.__call__
+
+    def slow(self: Batches, bodies: Sequence[bytes], ask: Ask) -> Part:
+        if os.getpid() != here:
+            time.sleep(0.2)
+        return own(self, bodies, ask)
+
+    world = generate(seed=5, companies=[ACME], first=FIRST, last=DAYS[-1], per_day=15)
+    with Server(world.records, world.companies) as server:
+        apart = [DAYS[0], DAYS[2]]
+        alone = work(home, server, stream, 1, apart)
+        monkeypatch.setattr(Batches, "__call__", slow)
+        assert work(home, server, stream, 2, apart) == alone
 
 
 @pytest.mark.parametrize("when", ["before it starts", "after the first batch"])

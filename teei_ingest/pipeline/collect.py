@@ -133,8 +133,11 @@ class Collector:
         return _Work(bodies, ask, given, None if given is not None else self._batches(bodies, ask))
 
     def _take_back(self, work: _Work) -> None:
-        """Do here what another process has not begun, when nothing else is left to do."""
-        if work.given is not None and work.given.cancel():
+        """Do here what another process has most likely not begun, when nothing else is left to do.
+
+        Its own answer still comes, and is waited for and thrown away: the next one would be taken for it otherwise.
+        """
+        if work.given is not None and not (work.given.running() or work.given.done()):
             work.given, work.part = None, self._batches(work.bodies, work.ask)
 
     def unnamed(self, raw: bytes) -> bytes:

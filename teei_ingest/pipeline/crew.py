@@ -93,7 +93,7 @@ class _Hand:
         return len(self._asked)
 
     def take(self, bodies: Sequence[bytes], ask: Ask) -> Future[Part]:
-        """A batch to do after those that it has, which are fewer than `EACH`."""
+        """A batch to do after those that it has, which are fewer than `EACH`. Not to be cancelled: its answer comes."""
         place = self._places[self._next]
         self._next = (self._next + 1) % EACH
         is_there = False
@@ -105,7 +105,9 @@ class _Hand:
 
     def _part(self, place: int, is_there: bool) -> Part:
         result: Any = None
-        if is_there:
+        if not is_there:
+            self._kill()  # which place is next, it does not know any more
+        else:
             with suppress(OSError, EOFError, pickle.PickleError):
                 if not select.select([self._parts], [], [], PATIENCE_S)[0]:
                     self._kill()
