@@ -40,11 +40,14 @@ demo: setup ## sandbox, three companies, seven days, all 24 assets, then a table
 dev: setup ## the sandbox and the Dagster UI together; Ctrl-C ends both
 	@$(BIN)/teei dev
 
+# xdist would leave the files with the fewest tests for last, and those are the slow ones.
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+
 test: setup ## the tests that every change runs
-	@$(BIN)/pytest -n 3 --dist loadfile -m 'not long and not fleet and not machine'
+	@$(PYTEST) -n 3 -m 'not long and not fleet and not machine'
 
 test-all: test $(FLEET) ## and the long ones: daemons, databases, engines; what CI runs
-	@$(BIN)/pytest -n 2 --dist loadfile -m '(long or fleet) and not machine'
+	@$(PYTEST) -n 2 -m '(long or fleet) and not machine'
 
 test-machine: setup $(FLEET) ## what wants the machine for itself: full disks, kills, a browser, a misbehaving sandbox
 	@$(BIN)/pytest -m machine

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 Order = dict[str, Any]
@@ -37,28 +37,34 @@ def sql(order: Order) -> dict[str, Any]:
 
 
 def ticks(order: Order) -> dict[str, Any]:
-    """Every schedule and sensor, evaluated twice: what the daemon's code location does at a tick."""
+    """Every schedule and sensor, evaluated twice, when the night of the day `last` is over: what the daemon's code
+    location does at a tick.
+    """
     import dagster as dg
 
     from teei_ingest.defs.build import build
+    from teei_ingest.defs.schedules import NIGHT
+    from teei_ingest.defs.stale import stale
+    from teei_ingest.settings import Settings
 
     found: dict[str, Any] = {}
+    night = datetime.combine(date.fromisoformat(order["last"]) + timedelta(1), NIGHT, UTC)
+    late = stale(Settings.load(), lambda: night + timedelta(hours=2))  # with the clock, it would wait until 03:00
     with dg.DagsterInstance.get() as instance:
         repository = build().get_repository_def()
         resources = {"settings": repository.get_top_level_resources()["settings"]}
-        now = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0)
         for schedule in repository.schedule_defs:
 
             def tick(one: dg.ScheduleDefinition = schedule) -> Any:
                 with dg.build_schedule_context(
-                    instance, scheduled_execution_time=now, repository_def=repository, resources=resources
+                    instance, scheduled_execution_time=night, repository_def=repository, resources=resources
                 ) as context:
                     return one.evaluate_tick(context)
 
             found[schedule.name] = _told(tick)
         for sensor in repository.sensor_defs:
 
-            def look(one: dg.SensorDefinition = sensor) -> Any:
+            def look(one: dg.SensorDefinition = late if sensor.name == late.name else sensor) -> Any:
                 with dg.build_sensor_context(instance, repository_def=repository, resources=resources) as context:
                     return one.evaluate_tick(context)
 

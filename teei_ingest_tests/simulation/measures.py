@@ -250,7 +250,7 @@ def _peak_mb(pid: int) -> float:
 
 def ticks(at: Place) -> dict[str, Any]:
     """Every schedule and sensor."""
-    found, peak = child("ticks", at)
+    found, peak = child("ticks", at, {"last": f"{at.last}"})
     return found | {"peak_mb": peak}
 
 
