@@ -23,8 +23,8 @@ import pytest
 from teei_ingest.errors import UsageError
 from teei_ingest.sandbox.app import Sandbox, controls
 from teei_ingest.sandbox.chance import parse, write
+from teei_ingest.sandbox.makers import MAKERS
 from teei_ingest.sandbox.people import staff
-from teei_ingest.sandbox.records import MAKERS
 from teei_ingest.sandbox.server import COMPANIES, SandboxConfig, environment, running, sign, truth
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Between, Cursor, PageNumber, ScimFilter, Stream

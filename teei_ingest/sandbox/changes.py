@@ -16,7 +16,8 @@ from random import Random
 from typing import NamedTuple
 
 from teei_ingest.sandbox.chance import letters, uuid_from, write
-from teei_ingest.sandbox.records import Record, maker_of, namesake, replaced
+from teei_ingest.sandbox.makers import maker_of, namesake, replaced
+from teei_ingest.sandbox.records import Record
 from teei_ingest.sandbox.world import World
 from teei_ingest.streams.base import SinceOnly, Stream
 

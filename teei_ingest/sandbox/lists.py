@@ -20,7 +20,8 @@ from teei_ingest.sandbox.access import Refused, unprocessable
 from teei_ingest.sandbox.chance import key, parse
 from teei_ingest.sandbox.changes import Changes, Standing
 from teei_ingest.sandbox.config import credential
-from teei_ingest.sandbox.records import Record, replaced
+from teei_ingest.sandbox.makers import replaced
+from teei_ingest.sandbox.records import Record
 from teei_ingest.sandbox.world import DAY_NS, Span, World
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import Between, Cursor, PageNumber, ScimFilter, SinceOnly, StartIndex, Stream

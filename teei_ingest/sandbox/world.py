@@ -16,8 +16,9 @@ from random import Random
 
 from teei_ingest.sandbox.chance import EPOCH, MASK, key, letters, mix, slot_text, slot_time, uuid_from
 from teei_ingest.sandbox.config import COMPANIES, DEMO_DAYS, SandboxConfig
+from teei_ingest.sandbox.makers import Maker, loosen, maker_of, namesake, replaced, spoil
 from teei_ingest.sandbox.people import staff
-from teei_ingest.sandbox.records import Draw, Maker, Record, loosen, maker_of, namesake, replaced, spoil
+from teei_ingest.sandbox.records import Draw, Record
 from teei_ingest.streams import all_streams
 from teei_ingest.streams.base import SinceOnly, Stream
 

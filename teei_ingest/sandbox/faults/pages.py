@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from teei_ingest.sandbox.faults.base import Call, Fault, Heals, Parameter
-from teei_ingest.sandbox.records import replaced
+from teei_ingest.sandbox.makers import replaced
 from teei_ingest.sandbox.reply import Reply
 from teei_ingest.streams.base import Cursor, PageNumber, SinceOnly, StartIndex, Stream
 from teei_ingest.systems.base import System

@@ -11,7 +11,8 @@ from typing import Any
 
 from teei_ingest.sandbox.faults.base import Call, Fault, Heals, Parameter
 from teei_ingest.sandbox.faults.pages import edited, is_paged_by
-from teei_ingest.sandbox.records import Record, maker_of, replaced
+from teei_ingest.sandbox.makers import maker_of, replaced
+from teei_ingest.sandbox.records import Record
 from teei_ingest.sandbox.reply import Reply
 from teei_ingest.streams.base import Choice, Cursor, PageNumber, SinceOnly, Stream
 from teei_ingest.systems.base import System
