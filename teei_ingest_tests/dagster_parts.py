@@ -13,14 +13,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -32,6 +30,7 @@ from dagster._core.instance.ref import InstanceRef
 
 from teei_ingest.defs.partitions import key
 from teei_ingest.streams import all_streams
+from teei_ingest_tests.loopback import Handler, listening
 
 T = TypeVar("T")
 
@@ -65,14 +64,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
     """A proxy in front of `upstream` (scheme and host), on a loopback port of its own."""
     target = urlsplit(upstream)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
+    class Answers(Handler):
         def _pass_on(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             passed = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED_ON}
@@ -98,17 +90,9 @@ def proxy(upstream: str) -> Iterator[Proxy]:
         do_GET = _pass_on
         do_POST = _pass_on
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    through = Proxy(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with listening(Answers) as url:
+        through = Proxy(url)
         yield through
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def window_with(day: date, path: str, tenant: str | None = None) -> Refusal:

@@ -4,10 +4,9 @@ import ipaddress
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +19,7 @@ from teei_ingest.errors import SourceMisbehaves
 from teei_ingest.settings import Settings
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.credentials import SystemCredentials
+from teei_ingest_tests.loopback import Handler, listening
 
 MASTER_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
@@ -76,14 +76,7 @@ def serving(script: Script) -> Iterator[Server]:
     asked: list[Ask] = []
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
+    class Answers(Handler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
@@ -107,24 +100,8 @@ def serving(script: Script) -> Iterator[Server]:
 
         do_POST = do_GET
 
-        def handle(self) -> None:
-            with suppress(ConnectionError):  # the client hung up
-                super().handle()
-
-    class Listener(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-        request_queue_size = 64
-
-    server = Listener(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield Server(f"http://127.0.0.1:{server.server_address[1]}", asked)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(Answers) as url:
+        yield Server(url, asked)
 
 
 def in_turn(*answers: Answer | None) -> Script:

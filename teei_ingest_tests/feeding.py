@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,6 +29,7 @@ from teei_ingest.streams.base import Cursor, PageNumber, StartIndex, Stream
 from teei_ingest.systems import all_systems
 from teei_ingest.vault.credentials import resolve
 from teei_ingest.vault.keys import KeyRing
+from teei_ingest_tests.loopback import Handler, listening
 from teei_ingest_tests.running import Home
 from teei_ingest_tests.second_opinion.server import Company
 
@@ -128,14 +128,7 @@ def answering(answer: Answer) -> Iterator[Answering]:
     """Serve on a loopback port of its own; `answer` and `token` may be changed meanwhile."""
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
+    class Answers(Handler):
         def _send(self, reply: Reply) -> None:
             if not reply.status:
                 self.close_connection = True
@@ -168,18 +161,10 @@ def answering(answer: Answer) -> Iterator[Answering]:
                 served.asked.append(ask)
             self._send(served.answer(ask))
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
     token = Reply(b'{"access_token": "a.token", "token_type": "Bearer", "expires_in": 3600}')
-    served = Answering(f"http://127.0.0.1:{server.server_port}", answer, token)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with listening(Answers) as url:
+        served = Answering(url, answer, token)
         yield served
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _stream_of(path: str, query: Mapping[str, str]) -> str:

@@ -9,17 +9,16 @@ import http.client
 import json
 import select
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
 from teei_ingest_tests.dagster_parts import BIN, free_port, process
+from teei_ingest_tests.loopback import Handler, listening
 from teei_ingest_tests.together import eventually
 
 KEY, SECRET, REGION = "test-key", "a secret of the tests", "us-east-1"
@@ -155,11 +154,6 @@ class Front:
     seen: list[Request] = field(default_factory=list)
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that were killed."""
-
-
 @contextmanager
 def front(upstream: str, fault: Fault = lambda request: "pass") -> Iterator[Front]:
     """A front of `upstream` (scheme and host), on a loopback port of its own.
@@ -168,14 +162,7 @@ def front(upstream: str, fault: Fault = lambda request: "pass") -> Iterator[Fron
     """
     target = urlsplit(upstream)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
+    class Answers(Handler):
         def _pass_on(self) -> None:
             path, _, query = self.path.partition("?")
             request = Request(self.command, path, query)
@@ -245,14 +232,6 @@ def front(upstream: str, fault: Fault = lambda request: "pass") -> Iterator[Fron
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
 
-    server = _Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    through = Front(f"http://127.0.0.1:{server.server_port}", fault)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with listening(Answers) as url:
+        through = Front(url, fault)
         yield through
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

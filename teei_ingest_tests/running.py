@@ -16,6 +16,7 @@ from teei_ingest.defs.partitions import COMPANIES, RANGE_END, RANGE_START, key
 from teei_ingest.settings import Settings
 from teei_ingest.store import open_store
 from teei_ingest.store.sql import query
+from teei_ingest.streams import all_streams
 
 Teei = Callable[..., tuple[int, str, str]]
 
@@ -63,23 +64,17 @@ class Home:
         self, company: str, first: date, last: date, streams: Iterable[str] | None = None, *, assets: str = "both"
     ) -> dg.ExecuteInProcessResult:
         """One run over a company's days; `assets` is both, stream or events."""
-        definitions = build(self.environ)
-        names = list(streams) if streams is not None else None
-        job = definitions.resolve_implicit_global_asset_job_def()
-        selection = None
-        if names is not None or assets != "both":
-            wanted = names if names is not None else _stream_names()
-            selection = [
-                dg.AssetKey(asset)
-                for name in wanted
-                for asset in {"both": (name, f"{name}_events"), "stream": (name,), "events": (f"{name}_events",)}[
-                    assets
-                ]
-            ]
+        of_each = {"both": ("", "_events"), "stream": ("",), "events": ("_events",)}[assets]
+        names = [f"{name}{ending}" for name in streams or all_streams() for ending in of_each]
+        return self.run({RANGE_START: key(company, first), RANGE_END: key(company, last)}, *names)
+
+    def run(self, tags: Mapping[str, str], *assets: str) -> dg.ExecuteInProcessResult:
+        """One run of these assets."""
+        job = build(self.environ).resolve_implicit_global_asset_job_def()
         return job.execute_in_process(
             instance=self.instance,
-            asset_selection=selection,
-            tags={RANGE_START: key(company, first), RANGE_END: key(company, last)},
+            asset_selection=[dg.AssetKey(asset) for asset in assets],
+            tags=dict(tags),
             raise_on_error=False,
         )
 
@@ -95,12 +90,6 @@ class Home:
             for event in result.all_events
             if event.is_step_materialization and event.asset_key == dg.AssetKey(asset)
         }
-
-
-def _stream_names() -> list[str]:
-    from teei_ingest.streams import all_streams
-
-    return list(all_streams())
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:

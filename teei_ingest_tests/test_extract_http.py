@@ -36,6 +36,7 @@ from teei_ingest_tests.extracting import (
     serving,
     settings,
 )
+from teei_ingest_tests.loopback import Handler, listening
 
 OK = Answer(body=b'{"ok": true}')
 PATH = "/v1/things"
@@ -510,27 +511,15 @@ def test_a_proxy_is_a_setting(source: Callable[..., Source], monkeypatch: pytest
 def test_a_certificate_has_to_be_trusted(
     source: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import http.server
-
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate(tmp_path)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate(tmp_path))
     asked = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Answers(Handler):
         def do_GET(self) -> None:
             asked.append(self.path)
 
-    class Listener(http.server.ThreadingHTTPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            pass
-
-    with Listener(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        with pytest.raises(SourceDown, match="TLS certificate"):
-            source(f"https://127.0.0.1:{server.server_address[1]}").get(PATH, {})
-        server.shutdown()
-        thread.join()
+    with listening(Answers, context) as url, pytest.raises(SourceDown, match="TLS certificate"):
+        source(url).get(PATH, {})
     assert asked == []

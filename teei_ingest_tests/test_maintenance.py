@@ -14,14 +14,12 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pyarrow.fs as pafs
 import pytest
 
 from teei_ingest.cli.app import run
 from teei_ingest.companies import load_companies
 from teei_ingest.contracts import VolunteerEvent
-from teei_ingest.defs.build import build
 from teei_ingest.defs.maintenance import database_bytes
 from teei_ingest.defs.partitions import PARTITION, key
 from teei_ingest.errors import SettingsError
@@ -257,24 +255,11 @@ def test_metrics_show_what_was_measured_last(place: Home, monkeypatch: pytest.Mo
     assert seen[catalog.MEASURED.name] == {(): 1_000.0}
 
 
-def materialize(place: Home, tags: dict[str, str], *assets: str) -> dg.ExecuteInProcessResult:
-    return (
-        build(place.environ)
-        .resolve_implicit_global_asset_job_def()
-        .execute_in_process(
-            instance=place.instance,
-            asset_selection=[dg.AssetKey(asset) for asset in assets],
-            tags=tags,
-            raise_on_error=False,
-        )
-    )
-
-
 @pytest.mark.fleet
 def test_the_assets_do_it_and_say_what_they_did(place: Home) -> None:
     store = open_store(place.settings)
     scattered(store, 12, "globex-inc")
-    result = materialize(place, {}, "tidied_tables", "size_report")
+    result = place.run({}, "tidied_tables", "size_report")
     assert result.success, failures(result)
     told: dict[str, dict[str, Any]] = {
         event.materialization.asset_key.to_user_string(): {
@@ -291,7 +276,7 @@ def test_the_assets_do_it_and_say_what_they_did(place: Home) -> None:
     assert len(stored(place, STREAM)) == 4
 
     for asset in ("tidied_tables", "size_report"):
-        result = materialize(place, {PARTITION: key(ACME.slug, DAYS[0])}, asset)
+        result = place.run({PARTITION: key(ACME.slug, DAYS[0])}, asset)
         assert result.success and not result.get_asset_materialization_events()
 
 

@@ -244,23 +244,10 @@ def test_captured_output_of_a_run_goes_with_it(on_sqlite: Home) -> None:
     assert not captured.exists()
 
 
-def materialize(place: Home, tags: dict[str, str], *assets: str) -> dg.ExecuteInProcessResult:
-    return (
-        build(place.environ)
-        .resolve_implicit_global_asset_job_def()
-        .execute_in_process(
-            instance=place.instance,
-            asset_selection=[dg.AssetKey(asset) for asset in assets],
-            tags=tags,
-            raise_on_error=False,
-        )
-    )
-
-
 def test_the_asset_says_what_went_and_the_audit_log_that_it_did(place: Home) -> None:
     ingest(place, DAYS)
     place.environ["TEEI_EVENTS_TTL_D"] = "30"
-    result = materialize(place, {}, "retention")
+    result = place.run({}, "retention")
     assert result.success, failures(result)
     (made,) = result.asset_materializations_for_node("make_retention")
     figures = {name: value.value for name, value in made.metadata.items()}
@@ -276,7 +263,7 @@ def test_the_asset_says_what_went_and_the_audit_log_that_it_did(place: Home) -> 
 def test_a_run_over_partitions_leaves_it_out(place: Home) -> None:
     ingest(place, DAYS)
     place.environ["TEEI_EVENTS_TTL_D"] = "30"
-    result = materialize(place, {PARTITION: key(ACME.slug, DAYS[0])}, "retention", *ASSETS)
+    result = place.run({PARTITION: key(ACME.slug, DAYS[0])}, "retention", *ASSETS)
     assert result.success, failures(result)
     assert {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()} == set(ASSETS)
     assert len(stored(place, STREAM)) == 4
