@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
+from operator import itemgetter
 from threading import Event
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -113,7 +114,7 @@ class Reading(Generic[P]):
         """Which records were read, in which version: 16 bytes for each."""
         versions = page.versions
         self._versions.append(np.fromiter(map(hash, versions), np.int64, len(versions)))
-        self._ids.append(np.fromiter((hash(name) for name, _ in versions), np.int64, len(versions)))
+        self._ids.append(np.fromiter(map(hash, map(itemgetter(0), versions)), np.int64, len(versions)))
 
     def _missed(self) -> Iterator[P]:
         """Pages with records that changed or appeared since the reading began, and were not where it came by.

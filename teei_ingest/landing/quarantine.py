@@ -244,10 +244,8 @@ def _frames(found: SealedDay) -> Iterator[bytes]:
     """What is known of the day, then for each entry what is known of it, and the record."""
     yield json.dumps({"count": len(found.entries), **dataclasses.asdict(found.about)}).encode()
     for entry in found.entries:
-        head = dataclasses.asdict(entry)
-        record = head.pop("record")
-        yield json.dumps(head).encode()
-        yield record
+        yield json.dumps({name: value for name, value in vars(entry).items() if name != "record"}).encode()
+        yield entry.record
 
 
 def _about(head: bytes) -> About:

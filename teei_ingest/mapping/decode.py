@@ -85,7 +85,10 @@ class Pages:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise unreadable(self._plan, self._company) from None
         if reply is not None:
-            return _page(body, reply, [self._version(row) for row in reply.records])
+            try:
+                return _page(body, reply, list(map(self._plan.version_of, reply.records)))
+            except AttributeError:  # an object around one of them is missing
+                return _page(body, reply, [self._version(row) for row in reply.records])
         reply, ids = _taken_apart(self._raw_page, body, self._plan, self._company), []
         for item in reply.records:
             try:
@@ -97,7 +100,7 @@ class Pages:
     def _version(self, row: Any) -> tuple[Any, Any]:
         try:
             return self._plan.version_of(row)
-        except AttributeError:  # an object around one of them is missing
+        except AttributeError:
             return None, None
 
 
