@@ -466,6 +466,34 @@ def test_a_new_secret_is_noticed_without_a_restart(empty: Bao | Aws) -> None:
     assert secret(long) == "the next"
 
 
+@pytest.mark.fleet
+@each
+def test_an_account_that_another_company_gets_is_noticed(empty: Bao | Aws) -> None:
+    theirs = {name.replace("ACME_CORP", "GLOBEX_INC"): value for name, value in BENEVITY.items()}
+    tenant = "BENEVITY_GLOBEX_INC_TENANT_ID"
+    empty.put("acme-corp", BENEVITY)
+    empty.put("globex-inc", theirs | {tenant: "t-of-globex"})
+    short, long = asking(empty, TEEI_SECRETS_TTL_S="0.2"), asking(empty, TEEI_SECRETS_TTL_S="3600")
+
+    def is_refused(settings: Settings) -> bool:
+        try:
+            resolve(settings, BOTH, ACME, "benevity")
+        except SettingsError as error:
+            assert f"BENEVITY_ACME_CORP_TENANT_ID is the same as {tenant}" in str(error)
+            return True
+        return False
+
+    assert not is_refused(short) and not is_refused(long)
+    empty.put("globex-inc", theirs)
+    eventually(lambda: is_refused(short), "it is noticed", pause=0.02)
+    assert not is_refused(long), "remembered by all of a process"
+    with pytest.raises(SettingsError, match=f"{tenant} is the same as BENEVITY_ACME_CORP_TENANT_ID"):
+        renewed(long, BOTH, GLOBEX, "benevity")
+    assert is_refused(long)
+    empty.put("globex-inc", theirs | {tenant: "t-of-globex"})
+    eventually(lambda: not is_refused(short), "that it is mended, too", pause=0.02)
+
+
 class Vendor:
     """Takes one key, or one client's secret, and no other."""
 

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
-from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from teei_ingest.companies import Companies
 from teei_ingest.defs.jobs import EVERYTHING
@@ -108,7 +107,7 @@ def _evaluate(
     tries = _Tries(context.cursor, day)
     busy = _busy(context.instance)
     known = known_companies(context.instance)
-    there = {name: _companies_with(context, name, day) for name in all_streams()}
+    there = {name: _companies_with(context.instance, known, name, day) for name in all_streams()}
     made: list[dg.RunRequest] = []
     left: list[str] = []
     for company in companies:
@@ -144,13 +143,11 @@ def _busy(instance: dg.DagsterInstance) -> set[str]:
     return {run.tags[COMPANY_TAG] for run in runs if COMPANY_TAG in run.tags}
 
 
-def _companies_with(context: dg.SensorEvaluationContext, stream: str, day: date) -> set[str]:
-    """Companies whose events of a stream are there for a day."""
-    assert context.repository_def is not None
-    asset = dg.AssetKey(all_streams()[stream].events)
-    partitions_def = context.repository_def.asset_graph.get(asset).partitions_def
-    cached = get_and_update_asset_status_cache_value(context.instance, asset, partitions_def)
-    if cached is None or partitions_def is None:
+def _companies_with(instance: dg.DagsterInstance, known: Iterable[str], stream: str, day: date) -> set[str]:
+    """Which of the known companies have their events of a stream for a day."""
+    companies = {key(slug, day): slug for slug in known}
+    if not companies:  # asked of no partition, Dagster answers of all
         return set()
-    subset = cached.deserialize_materialized_partition_subsets(partitions_def)
-    return {slug for slug in known_companies(context.instance) if key(slug, day) in subset}
+    asset = dg.AssetKey(all_streams()[stream].events)
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    return {companies[one] for one in instance.get_latest_storage_id_by_partition(asset, kind, set(companies))}

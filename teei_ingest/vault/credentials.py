@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 from teei_ingest.companies import Companies, Company
 from teei_ingest.errors import MissingCredentials, SecretsDown, SecretsError, SettingsError, UsageError
@@ -21,7 +22,7 @@ from teei_ingest.settings import Settings
 from teei_ingest.systems import all_systems
 from teei_ingest.systems.base import System
 from teei_ingest.vault.addresses import url_problem
-from teei_ingest.vault.secrets import Place, forget, places, prefetch
+from teei_ingest.vault.secrets import Place, Standing, forget, places, prefetch, standing
 from teei_ingest.vault.wrapping import home_key
 
 
@@ -95,7 +96,10 @@ def resolve(settings: Settings, companies: Companies, company: Company, system: 
     for variable, value in found.values.values():
         if not re.fullmatch(r"[\x20-\x7e]+", value):
             raise _unusable(variable, "has characters outside printable ASCII", shape, company)
-    _refuse_common_account(_account_variables(settings, companies, shape), company, shape)
+    if shape.account:
+        variable, value = found.values[shape.account]
+        if other := _accounts(settings, companies, shape).other(company.slug, value):
+            raise _common(variable, other, shape, company)
     url_variable, url = found.values["base_url"]
     problem = url_problem(url, settings.plaintext_hosts)
     if problem:
@@ -141,15 +145,16 @@ def status(settings: Settings, companies: Companies, company: Company, system: s
 def refuse_common_accounts(settings: Settings, companies: Companies) -> None:
     """To be called at start: SettingsError if two companies have one tenant or project id at a system."""
     for shape in map(_shape, all_systems()):
-        accounts = _account_variables(settings, companies, shape)
-        for company in companies.using(shape.system):
-            _refuse_common_account(accounts, company, shape)
+        found = _accounts(settings, companies, shape)
+        for slug, (variable, value) in found.variables.items():
+            if other := found.other(slug, value):
+                raise _common(variable, other, shape, companies.get(slug))
 
 
 def accounts(settings: Settings, companies: Companies, system: str) -> dict[str, str]:
     """Slug to tenant or project id at a system, of all companies whose id is set. Raises SecretsDown."""
-    found = _account_variables(settings, companies, _shape(system))
-    return {slug: value for slug, (_, value) in found.items()}
+    found = _accounts(settings, companies, _shape(system))
+    return {slug: value for slug, (_, value) in found.variables.items()}
 
 
 def webhook_secrets(settings: Settings, company: Company, system: str) -> tuple[str, ...]:
@@ -255,12 +260,41 @@ def _look_up(known: Sequence[Place], companies: Companies, company: Company, sha
     return found
 
 
+class _Accounts:
+    """Who has which account at a system: `variables` are slug to (variable, value)."""
+
+    def __init__(self, variables: Mapping[str, tuple[str, str]]) -> None:
+        self.variables = variables
+        self._with: dict[str, list[str]] = {}
+        for slug, (_, value) in variables.items():
+            self._with.setdefault(value, []).append(slug)
+
+    def other(self, slug: str, value: str) -> str | None:
+        """The variable by which another company has the account, if one has."""
+        return next((self.variables[one][0] for one in self._with.get(value, ()) if one != slug), None)
+
+
+# To look at all companies for each of them takes seconds where there are hundreds.
+_known: WeakKeyDictionary[Companies, dict[_Shape, tuple[Standing | None, _Accounts]]] = WeakKeyDictionary()
+
+
+def _accounts(settings: Settings, companies: Companies, shape: _Shape) -> _Accounts:
+    """Remembered until one of the companies' variables may have changed. Raises SecretsDown."""
+    of_companies = _known.setdefault(companies, {})
+    using = companies.using(shape.system) if shape.account else ()
+    then, found = of_companies.get(shape, (None, _Accounts({})))
+    if then is None or then != standing(settings, using):
+        found = _Accounts(_account_variables(settings, companies, shape))
+        of_companies[shape] = standing(settings, using), found
+    return found
+
+
 def _account_variables(settings: Settings, companies: Companies, shape: _Shape) -> dict[str, tuple[str, str]]:
-    """Slug to (variable, value) of all companies whose account at this system is set. Raises SecretsDown.
+    """Of all companies whose account at this system is set.
 
     A secret that cannot be read, be it for ever, is that company's problem alone.
     """
-    accounts = {}
+    found_of = {}
     using = companies.using(shape.system) if shape.account else ()
     prefetch(settings, using)
     for company in using:
@@ -271,15 +305,12 @@ def _account_variables(settings: Settings, companies: Companies, shape: _Shape) 
         except SecretsError:
             continue
         if shape.account in found.values:
-            accounts[company.slug] = found.values[shape.account]
-    return accounts
+            found_of[company.slug] = found.values[shape.account]
+    return found_of
 
 
-def _refuse_common_account(accounts: Mapping[str, tuple[str, str]], company: Company, shape: _Shape) -> None:
-    variable, value = accounts.get(company.slug, ("", ""))
-    for other, (other_variable, other_value) in accounts.items():
-        if other_value == value and other != company.slug:
-            raise _unusable(variable, f"is the same as {other_variable}: each company has its own", shape, company)
+def _common(variable: str, other: str, shape: _Shape, company: Company) -> SettingsError:
+    return _unusable(variable, f"is the same as {other}: each company has its own", shape, company)
 
 
 def _registry(settings: Settings) -> str:

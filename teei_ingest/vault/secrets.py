@@ -25,6 +25,8 @@ from teei_ingest.settings import Settings
 
 T = TypeVar("T")
 
+Standing = tuple[Mapping[str, str], tuple[float, ...]]  # what is known of variables, and until when
+
 SHARED = "_shared"
 
 _ENVIRONMENT = "the environment or in .env"
@@ -99,6 +101,12 @@ class Secrets:
         for name in names:
             self._read.pop(name, None)
 
+    def untils(self, names: Iterable[str]) -> tuple[float, ...] | None:
+        """Until when each is remembered, 0 where it could not be read; None where one has to be read anew."""
+        untils = tuple(self._read.get(name, (0.0, {}))[0] for name in names)
+        now = self._clock()
+        return None if any(0 < until <= now for until in untils) else untils
+
     def _try(self, name: str) -> None:
         with suppress(SecretsError):
             self.place(name)
@@ -140,6 +148,16 @@ def places(settings: Settings, company: Company) -> tuple[Place, ...]:
     if secrets is None:
         return (environment,)
     return environment, secrets.place(company.slug, own=True), secrets.place(SHARED)
+
+
+def standing(settings: Settings, companies: Iterable[Company]) -> Standing | None:
+    """Equal to that of before if none of the companies can have other values since; None if one may have.
+
+    Raises SecretsError.
+    """
+    secrets = secrets_of(settings)
+    untils = secrets.untils([SHARED, *(company.slug for company in companies)]) if secrets else ()
+    return None if untils is None else (settings.environ, untils)
 
 
 def prefetch(settings: Settings, companies: Iterable[Company]) -> None:
