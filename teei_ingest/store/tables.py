@@ -49,12 +49,15 @@ ATTEMPTS = 50
 # What a commit says of a file: never the least or greatest value of a column that is a person's.
 STATISTICS = ("stream", "day", "source_timestamp")
 _FILE_RETENTION = "delta.deletedFileRetentionDuration"
+_LOG_RETENTION = "delta.logRetentionDuration"
+# At least: each night of each company leaves a file in the log, and whoever opens a table lists them all.
+LOG_HOURS = 7 * 24
 PROPERTIES: dict[str, str | None] = {
     "delta.dataSkippingStatsColumns": ",".join(STATISTICS),
     "delta.targetFileSize": str(FILE_BYTES),
     _FILE_RETENTION: "interval 24 hours",
+    _LOG_RETENTION: f"interval {LOG_HOURS} hours",
 }
-_LOG_RETENTION = "delta.logRetentionDuration"
 _DIFFERENT = ("event_id", "source_id", "timestamp", "source_timestamp")
 # Nor do the files' own footers; and no dictionary of what hardly ever comes twice.
 _WRITER = WriterProperties(
@@ -540,7 +543,7 @@ class Store:
         table.create_checkpoint()
         table = self._table(contract)
         table.cleanup_metadata()
-        table.alter.set_table_properties({_LOG_RETENTION: "interval 30 days"})
+        table.alter.set_table_properties({_LOG_RETENTION: str(PROPERTIES[_LOG_RETENTION])})
         for path in self.unfinished(contract):  # nobody writes now
             path.unlink(missing_ok=True)
 
@@ -602,9 +605,10 @@ class Store:
         return next(reader, None)
 
     def _keep_files(self, contract: type[Data], hours: int) -> None:
-        table, wanted = self._own(contract), f"interval {hours} hours"
-        if table.metadata().configuration.get(_FILE_RETENTION) != wanted:
-            table.alter.set_table_properties({_FILE_RETENTION: wanted})
+        table = self._own(contract)
+        wanted = {_FILE_RETENTION: f"interval {hours} hours", _LOG_RETENTION: f"interval {max(hours, LOG_HOURS)} hours"}
+        if not wanted.items() <= table.metadata().configuration.items():
+            table.alter.set_table_properties(wanted)
 
     @_clearly
     def _crowded(self, contract: type[Data]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 A night leaves one small file for each company and stream, and more than `SMALL_FILES` become one. So a table has, of
 each, one file of all but the last days and up to seven of a day; each company is at another point of that. A table's
-log keeps a file for each commit for 30 days (`delta.logRetentionDuration`); here most of these say nothing.
+log keeps a file for each commit for a week (`LOG_HOURS`); here most of these say nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from deltalake import DeltaTable, write_deltalake
 from teei_ingest.contracts.base import Data, is_directory
 from teei_ingest.contracts.stored import arrow_schema
 from teei_ingest.sandbox.config import company_id
-from teei_ingest.store.tables import _WRITER, FILE_BYTES, SMALL_FILES, Store, contracts
+from teei_ingest.store.tables import _WRITER, FILE_BYTES, LOG_HOURS, SMALL_FILES, Store, contracts
 from teei_ingest.streams import all_streams
 
 AT_ONCE = 25  # companies in memory
 PEOPLE = 400  # of a company
-LOG_DAYS = 30
+LOG_DAYS = LOG_HOURS // 24
 TAIL = 50  # commits since the last checkpoint: half of the hundred between two
 _EPOCH = date(1970, 1, 1)
 
