@@ -10,6 +10,7 @@ processes that use a store with `spawn`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import date
@@ -652,6 +653,12 @@ class Store:
                 raise
 
     def _exists(self, contract: type[Data]) -> bool:
+        if self.folder:  # delta-rs would list the whole log
+            try:
+                with os.scandir(self.folder / contract.table / "_delta_log") as entries:
+                    return any(entry.name.endswith((".json", ".parquet")) for entry in entries)
+            except FileNotFoundError:
+                return False
         return self._patiently(lambda: DeltaTable.is_deltatable(self._location(contract), self._options))
 
     def _overwrite(
